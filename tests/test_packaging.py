@@ -105,7 +105,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("elsewhere")
     venv.create(home / "venv", with_pip=False)
     python = home / "venv" / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", python]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", python]
     run(*pip, "install", "--no-deps", "--no-index", "--quiet", wheel, cwd=home)
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home)
     # A plain path: the editable install's own hook, a .pth file over there, stays asleep.
