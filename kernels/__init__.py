@@ -1,0 +1,1 @@
+"""Fast arithmetic, each operation beside its slow truth. Knows torch."""

@@ -1,0 +1,54 @@
+"""Softmax attention with normed queries and keys and axial rotary positions: the reference.
+
+    q ← R(p) RMS(q) g_q,   k ← R(p) RMS(k) g_k,   o = softmax(q kᵀ / √d) v
+
+R(p) rotates pair i of a head by the angle p·θ_i; a head's pairs are shared out over the axes of
+the grid, so the same code serves one, two and three dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+_BASE = 100.0
+_EPSILON = 1e-6
+
+
+def rotary_angles(grid: tuple[int, ...], head_dim: int) -> Float[Tensor, "l half"]:
+    """Angles p·θ of every position of `grid`, row-major; [prod(grid), head_dim / 2].
+
+    Each axis gets the same number of pairs, with frequencies from 1 down to nearly 1/100;
+    pairs left over when they do not divide stay unrotated.
+    """
+    pairs = head_dim // 2 // len(grid)
+    frequencies = _BASE ** (-torch.arange(pairs) / pairs)
+    axes = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
+    angles = torch.cat([axis.reshape(-1, 1) * frequencies for axis in axes], -1)
+    return F.pad(angles, (0, head_dim // 2 - angles.shape[-1]))
+
+
+def rotate(
+    x: Float[Tensor, "n h l d"], angles: Float[Tensor, "l half"]
+) -> Float[Tensor, "n h l d"]:
+    """R(p) x: pair i is elements (i, i + d/2)."""
+    first, second = x.chunk(2, -1)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), -1)
+
+
+def attention(
+    q: Float[Tensor, "n h l d"],
+    k: Float[Tensor, "n h l d"],
+    v: Float[Tensor, "n h l d"],
+    q_scale: Float[Tensor, " d"],
+    k_scale: Float[Tensor, " d"],
+    angles: Float[Tensor, "l half"],
+) -> Float[Tensor, "n h l d"]:
+    """Attention of every position to every position; the scale is 1/√d."""
+    head = (q.shape[-1],)
+    q = rotate(F.rms_norm(q, head, q_scale, _EPSILON), angles)
+    k = rotate(F.rms_norm(k, head, k_scale, _EPSILON), angles)
+    return F.scaled_dot_product_attention(q, k, v)

@@ -1,0 +1,79 @@
+"""Noise is a function, not a stream: Philox 4x32-10 words and the normals made of them.
+
+A sample's noise is a function of `(seed, sample, step, stage)` alone, so it never depends on the
+batch it is computed in, nor on whether the run was interrupted.
+
+    key     = (seed mod 2^32, seed div 2^32)
+    counter = (element div 4, step, sample, stage),  lane = element mod 4
+    u       = (word + 1/2) 2^-32,  words (0, 1) and (2, 3) give one Box-Muller pair each
+
+Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_ROUNDS = 10
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_WORD = 0xFFFFFFFF
+
+
+def philox(counter: Int[Tensor, "*n 4"], key: Int[Tensor, "*n 2"]) -> Int[Tensor, "*n 4"]:
+    """Philox 4x32-10: four 32-bit words (held in int64) for each counter under each key.
+
+    A wrapped int64 product has the bits of the exact 64-bit product, so the high word is
+    an arithmetic shift and a mask.
+    """
+    c0, c1, c2, c3 = counter.unbind(-1)
+    k0, k1 = key.unbind(-1)
+    for _ in range(_ROUNDS):
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _WORD) ^ c1 ^ k0,
+            p1 & _WORD,
+            ((p0 >> 32) & _WORD) ^ c3 ^ k1,
+            p0 & _WORD,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    return torch.stack((c0, c1, c2, c3), -1)
+
+
+def _uniforms(
+    seed: Int[Tensor, "*#n"],
+    sample: Int[Tensor, "*#n"],
+    step: Int[Tensor, "*#n"],
+    stage: int,
+    size: int,
+) -> Float[Tensor, "*batch blocks 4"]:
+    """Uniforms in (0, 1] of every block of four elements; the batch dimensions broadcast."""
+    block = torch.arange(-(-size // 4), device=seed.device)
+    seed, sample, step, block = torch.broadcast_tensors(
+        seed[..., None], sample[..., None], step[..., None], block
+    )
+    counter = torch.stack((block, step, sample, torch.full_like(block, stage)), -1)
+    key = torch.stack((seed & _WORD, (seed >> 32) & _WORD), -1)
+    return (philox(counter, key).float() + 0.5) * 2.0**-32
+
+
+def uniform(seed: Tensor, sample: Tensor, step: Tensor, stage: int, size: int) -> Tensor:
+    """Uniforms in (0, 1], fp32, shape [*n, size]; the int64 `seed`, `sample`, `step` broadcast."""
+    return _uniforms(seed, sample, step, stage, size).flatten(-2)[..., :size]
+
+
+def normal(seed: Tensor, sample: Tensor, step: Tensor, stage: int, size: int) -> Tensor:
+    """Standard normals, fp32, shape [*n, size]; the int64 `seed`, `sample`, `step` broadcast.
+
+    The order of the fp32 operations is part of the definition: another implementation of it
+    differs only by its log, sqrt, sin and cos.
+    """
+    u = _uniforms(seed, sample, step, stage, size)
+    radius = (-2.0 * u[..., 0::2].log()).sqrt()
+    angle = (2.0 * math.pi) * u[..., 1::2]
+    pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), -1)
+    return pairs.flatten(-3)[..., :size]

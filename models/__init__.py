@@ -1,0 +1,1 @@
+"""The paper: its mathematics, its networks, its samplers. Knows `kernels`."""
