@@ -1,14 +1,15 @@
 """Prepared sets, read: `load(folder)` gives the card and two splits that hand out batches.
 
-Pictures stay compressed in memory-mapped Arrow (`datasets`) and are decoded when asked for: at
-the sizes we train, decoding costs some hundredths of a training step, and a set may be larger
-than memory.
+Pictures stay compressed in memory-mapped Arrow (`datasets`) and are decoded when first asked
+for. A split whose pixels fit into `KEEP` bytes keeps what it has decoded, so that an epoch after
+the first costs a copy; a larger one decodes every time.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -36,10 +37,32 @@ __all__ = [
     "prepare_folder",
 ]
 
+KEEP = 2**30
+"""Bytes of decoded pixels that a split may keep in memory."""
+
 
 class Batch(NamedTuple):
     image: UInt8[Tensor, "n c h w"]
     label: Int[Tensor, " n"]
+
+
+class Kept:
+    """Decoded pictures [n, H, W, c]; memory is taken as pictures arrive, not ahead of them."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._pixels = np.empty(shape, np.uint8)
+        self._known = np.zeros(shape[0], np.bool_)
+
+    def get(
+        self, index: NDArray[np.int64], decode: Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+    ) -> NDArray[np.uint8]:
+        """The pictures at `index`; those not yet known are decoded first."""
+        missing = np.unique(index[~self._known[index]])
+        if missing.size:
+            self._pixels[missing] = decode(missing)
+            self._known[missing] = True
+        kept: NDArray[np.uint8] = self._pixels[index]
+        return kept
 
 
 @dataclass(frozen=True)
@@ -48,36 +71,45 @@ class Split:
 
     rows: Dataset
     card: DataCard
+    labels: Int[Tensor, " n"]
+    """Every picture's label."""
+    kept: Kept | None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def labels(self) -> Int[Tensor, " n"]:
-        """Every picture's label, without decoding one."""
-        return torch.from_numpy(self.rows.with_format("numpy")["label"][:].astype(np.int64))
-
     def batch(self, indices: Sequence[int]) -> Batch:
         """The pictures at `indices`, in that order. `DataError` if one is not what the card says.
 
-        An index outside the split is an `IndexError`.
+        An index outside 0 … n − 1 is an `IndexError`.
         """
-        chosen = self.rows[list(indices)]
-        pictures = [self._decode(image["bytes"]) for image in chosen["image"]]
-        shape = (0, *self.card.image_size, self.card.channels)
-        pixels = np.stack(pictures) if pictures else np.empty(shape, np.uint8)
+        index = np.asarray(indices, np.int64)
+        if index.size and not (index.min() >= 0 and index.max() < len(self)):
+            raise IndexError(f"indices must lie in 0 … {len(self) - 1}")
+        pixels = self.kept.get(index, self._decode) if self.kept else self._decode(index)
         image = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-        return Batch(image, torch.tensor(chosen["label"], dtype=torch.int64))
+        return Batch(image, self.labels[torch.from_numpy(index)])
 
-    def _decode(self, raw: bytes) -> NDArray[np.uint8]:
-        image = pillow.open(io.BytesIO(raw), formats=["PNG"])
-        height, width = self.card.image_size
-        if image.mode != self.card.mode or image.size != (width, height):
-            raise DataError(
-                f"a picture is {image.mode} {image.size}, the card of {self.card.name!r} says "
-                f"{self.card.mode} {(width, height)}"
-            )
-        return np.asarray(image).reshape(height, width, self.card.channels)
+    def _decode(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        out = np.empty((len(index), *_picture_shape(self.card)), np.uint8)
+        for place, stored in enumerate(self.rows[index]["image"]):
+            out[place] = _pixels(stored["bytes"], self.card)
+        return out
+
+
+def _picture_shape(card: DataCard) -> tuple[int, int, int]:
+    return (*card.image_size, card.channels)
+
+
+def _pixels(raw: bytes, card: DataCard) -> NDArray[np.uint8]:
+    image = pillow.open(io.BytesIO(raw), formats=["PNG"])
+    height, width = card.image_size
+    if image.mode != card.mode or image.size != (width, height):
+        raise DataError(
+            f"a picture is {image.mode} {image.size}, the card of {card.name!r} says "
+            f"{card.mode} {(width, height)}"
+        )
+    return np.asarray(image).reshape(_picture_shape(card))
 
 
 @dataclass(frozen=True)
@@ -106,4 +138,6 @@ def _open(folder: Path, card: DataCard, name: str) -> Split:
     rows = Dataset.from_parquet(str(path)).cast_column("image", Image(decode=False))
     if len(rows) != card.counts.get(name):
         raise DataError(f"{path} holds {len(rows)} pictures, its card says {card.counts}")
-    return Split(rows, card)
+    shape = (len(rows), *_picture_shape(card))
+    kept = Kept(shape) if math.prod(shape) <= KEEP else None
+    return Split(rows, card, torch.tensor(rows["label"][:], dtype=torch.int64), kept)
