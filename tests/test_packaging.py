@@ -7,7 +7,6 @@ tree, and a built wheel is installed into an environment of its own and run from
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,13 +14,10 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kernels", "models", "training", "service")
@@ -49,20 +45,6 @@ for folder in folders:
 def pyproject() -> dict[str, Any]:
     """pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-
-
-def locked() -> dict[str, str]:
-    """Canonical name → version of every pin of the lock."""
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    pins = (line.split("==") for line in lines if not line.startswith("#"))
-    return {canonicalize_name(name): version for name, version in pins}
-
-
-def direct() -> list[Requirement]:
-    """Every requirement that pyproject.toml names."""
-    project = pyproject()["project"]
-    groups = [project["dependencies"], *project["optional-dependencies"].values()]
-    return [Requirement(text) for group in groups for text in group]
 
 
 def modules() -> set[str]:
@@ -135,51 +117,6 @@ def test_type_checkers_find_the_tree() -> None:
     assert set(links) == set(FOLDERS)
     assert all(link.is_symlink() for link in links.values())
     assert all(link.resolve() == ROOT / name for name, link in links.items())
-
-
-def test_the_lock_holds_names_and_versions_only() -> None:
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if not line.startswith("#")]
-    assert [
-        pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", pin)
-    ] == []
-
-
-def test_the_lock_satisfies_every_requirement() -> None:
-    pins = locked()
-    assert [
-        str(requirement)
-        for requirement in direct()
-        if not requirement.specifier.contains(pins.get(canonicalize_name(requirement.name), "0"))
-    ] == []
-
-
-def test_this_environment_is_the_lock() -> None:
-    """Figures and bytes are promised for the locked tree; a build tag such as +cpu may differ."""
-    found = {name: version_here(name) for name in locked()}
-    assert {name: v for name, v in found.items() if v not in (None, locked()[name])} == {}
-    assert {requirement.name for requirement in direct() if not found_here(requirement)} == set()
-
-
-def version_here(name: str) -> str | None:
-    """The installed public version, if any: some pins are for other platforms."""
-    try:
-        return metadata.version(name).split("+")[0]
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def found_here(requirement: Requirement) -> bool:
-    """Whether a direct requirement is installed; the GPU and CPU runtimes are a choice."""
-    return version_here(requirement.name) is not None
-
-
-def test_contributing_explains_every_library() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `([^`]+)` \| ([0-9][^ |]*) \|", text, flags=re.MULTILINE))
-    pins = locked()
-    expected = {each.name: pins[canonicalize_name(each.name)] for each in direct()}
-    assert rows == expected
 
 
 def test_the_wheel_holds_the_tree(wheel: Path) -> None:
