@@ -1,0 +1,1 @@
+"""Turns requests into images and latents. Only the engine process knows `models`."""

@@ -1,0 +1,151 @@
+"""An engine in memory: the seam without torch, for tests and for clients under development.
+
+Its pictures are noise, but they keep the promises: a sample's bytes depend on seed and sample
+index alone. `hold()` makes requests wait, so that a test can act while they are in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import math
+import struct
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+
+from unified_latents.service.engine.messages import (
+    PROTOCOL,
+    Accepted,
+    Array,
+    Bitrate,
+    Canary,
+    DataSource,
+    Decode,
+    Defaults,
+    Encode,
+    Error,
+    Event,
+    Generate,
+    ModelCard,
+    Preprocessing,
+    Progress,
+    Ready,
+    Request,
+    Result,
+    Trajectory,
+)
+from unified_latents.service.engine.seam import NotReadyError, State, Status
+
+
+def fake_card(name: str = "fake", kind: str = "generator") -> ModelCard:
+    """A model of 8×8 gray pictures in 2×2 latents of four channels."""
+    return ModelCard(
+        name=name,
+        kind="generator" if kind == "generator" else "autoencoder",
+        digest=hashlib.sha256(name.encode()).hexdigest(),
+        labels=("circle", "Square"),
+        channels=1,
+        size=(8, 8),
+        preprocessing=Preprocessing("L", "pad", 0),
+        latent_shape=(4, 2, 2),
+        latent_space=hashlib.sha256(b"space" + name.encode()).hexdigest()[:32],
+        lambda_0=5.0,
+        defaults=Defaults(Trajectory(4, "dpmpp-2m"), Trajectory(4, "ancestral"), 1.5, None),
+        data=DataSource("fake", "none", "CC0-1.0"),
+        licence="Apache-2.0",
+        canary=Canary(ok=True, latent_error=0.0, image_error=0.0),
+    )
+
+
+class FakeEngine:
+    """`Engine` without a process."""
+
+    def __init__(self, *cards: ModelCard, max_pending: int = 256) -> None:
+        self.ready: Ready | None = None
+        self._models = {card.name: card for card in cards or (fake_card(),)}
+        self._max_pending = max_pending
+        self._state: State = "stopped"
+        self._ids = itertools.count(1)
+        self._open = asyncio.Event()
+        self._open.set()
+        self.in_flight: set[int] = set()
+        self.cancelled: list[int] = []
+
+    @property
+    def status(self) -> Status:
+        """Ready from `start` to `stop`."""
+        return Status(self._state, in_flight=len(self.in_flight))
+
+    async def start(self) -> None:
+        """Ready at once."""
+        self._state = "ready"
+        ids = ("reference", "fake-strict", "fake-fast", "none", "none")
+        self.ready = Ready(PROTOCOL, tuple(self._models.values()), *ids)
+
+    async def stop(self) -> None:
+        """Whatever waits fails."""
+        self._state = "stopped"
+        self._open.set()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Requests stay in flight inside, and end after."""
+        self._open.clear()
+        try:
+            yield
+        finally:
+            self._open.set()
+
+    async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Accepted, one Progress, and the end."""
+        if self._state != "ready":
+            raise NotReadyError("not_ready", f"the engine is {self._state}")
+        if len(self.in_flight) >= self._max_pending:
+            raise NotReadyError("busy", "too many requests are in flight")
+        number = next(self._ids)
+        self.in_flight.add(number)
+        ended = False
+        try:
+            yield Accepted(number, 1)
+            await self._open.wait()
+            yield Progress(number, 1, 1)
+            last = self._end(number, request)
+            ended = True
+            yield last
+        finally:
+            self.in_flight.discard(number)
+            if not ended:
+                self.cancelled.append(number)
+
+    def _end(self, number: int, request: Request) -> Event:
+        card = self._models.get(request.model)
+        if self._state == "stopped":
+            return Error(number, "engine_lost", "the service is shutting down")
+        if card is None or (isinstance(request, Generate) and card.kind == "autoencoder"):
+            return Error(number, "unknown_model", "no such model here")
+        if isinstance(request, Encode):
+            bitrate = Bitrate(10.0, 0.5) if request.levels else None
+            latents = _values(request.seed, 0, card.latent_shape)
+            return Result(number, latents=_stack([latents], card.latent_shape), bitrate=bitrate)
+        n = request.z.shape[0] if isinstance(request, Decode) else request.n
+        samples = range(request.first, request.first + n)
+        if isinstance(request, Generate) and request.decode is None:
+            rows = [_values(request.seed, i, card.latent_shape) for i in samples]
+            return Result(number, latents=_stack(rows, card.latent_shape))
+        shape = (card.channels, *card.size)
+        pixels = b"".join(_noise(request.seed, i, math.prod(shape)) for i in samples)
+        return Result(number, images=Array((n, *shape), "uint8", pixels))
+
+
+def _noise(seed: int, sample: int, size: int) -> bytes:
+    return hashlib.shake_256(f"{seed}/{sample}".encode()).digest(size)
+
+
+def _values(seed: int, sample: int, shape: tuple[int, ...]) -> bytes:
+    noise = _noise(seed, sample, math.prod(shape))
+    return struct.pack(f"<{len(noise)}f", *(byte / 128 - 1 for byte in noise))
+
+
+def _stack(rows: list[bytes], shape: tuple[int, ...]) -> Array:
+    return Array((len(rows), *shape), "float32", b"".join(rows))

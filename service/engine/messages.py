@@ -1,0 +1,247 @@
+"""What a parent and its engine say to each other: tagged structs, packed with msgpack.
+
+A parent sends one `Hello` and then commands; the engine answers `Ready` (or `Failed`) and then
+events. Unknown fields are ignored, so a newer peer may add some; `protocol` says when it may not.
+Every event of a request carries the request's id. Arrays travel as raw little-endian bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+PROTOCOL = 1
+
+SamplerName = Literal["ancestral", "ddim", "dpmpp-2m"]
+LatentKind = Literal["z_clean", "z_0"]
+StageName = Literal["base", "decode", "encode", "rate"]
+
+
+class Array(msgspec.Struct, frozen=True):
+    """A dense array, row-major; `data` has exactly the bytes that shape and dtype need."""
+
+    shape: tuple[int, ...]
+    dtype: Literal["uint8", "float32"]
+    data: bytes
+
+    def __post_init__(self) -> None:
+        width = 4 if self.dtype == "float32" else 1
+        if math.prod(self.shape) * width != len(self.data):
+            raise ValueError(f"{len(self.data)} bytes do not fill {self.dtype} {self.shape}")
+
+
+class Trajectory(msgspec.Struct, frozen=True):
+    """How one stage is sampled."""
+
+    steps: int
+    sampler: SamplerName
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """A model to serve and the folder it lies in."""
+
+    name: str
+    path: str
+
+
+class Hello(msgspec.Struct, tag="hello", frozen=True):
+    """The first message: what to load, and how much of the machine to use."""
+
+    protocol: int
+    checkpoints: tuple[Checkpoint, ...]
+    threads: int
+    max_rows: int
+    device: str
+
+
+class Generate(msgspec.Struct, tag="generate", frozen=True):
+    """Samples `first` … `first + n − 1` of `seed`; `decode` absent: the latents themselves."""
+
+    id: int
+    model: str
+    strict: bool
+    seed: int
+    first: int
+    n: int
+    label: int
+    base: Trajectory
+    guidance: float
+    interval: tuple[float, float] | None
+    decode: Trajectory | None
+
+
+class Encode(msgspec.Struct, tag="encode", frozen=True):
+    """One image of the model's own size to a latent; `levels` > 0 asks for its bitrate too."""
+
+    id: int
+    model: str
+    strict: bool
+    seed: int
+    image: Array
+    kind: LatentKind
+    levels: int
+
+
+class Decode(msgspec.Struct, tag="decode", frozen=True):
+    """Latents to images; row i of `z` is sample `first + i` of `seed`."""
+
+    id: int
+    model: str
+    strict: bool
+    seed: int
+    first: int
+    z: Array
+    kind: LatentKind
+    decode: Trajectory
+
+
+class Cancel(msgspec.Struct, tag="cancel", frozen=True):
+    """Forget a request; unknown ids are ignored."""
+
+    id: int
+
+
+Request = Generate | Encode | Decode
+Command = Hello | Generate | Encode | Decode | Cancel
+
+
+class Preprocessing(msgspec.Struct, frozen=True):
+    """What training did to its pictures."""
+
+    mode: Literal["L", "RGB"]
+    fit: Literal["crop", "pad"]
+    background: int
+
+
+class Defaults(msgspec.Struct, frozen=True):
+    """What a request gets where it says nothing."""
+
+    base: Trajectory
+    decode: Trajectory
+    guidance: float
+    interval: tuple[float, float] | None
+
+
+class DataSource(msgspec.Struct, frozen=True):
+    """The pictures a model was trained on."""
+
+    name: str
+    source: str
+    licence: str
+
+
+class Canary(msgspec.Struct, frozen=True):
+    """Whether the recorded fixed-seed run was reproduced, and how far off it was."""
+
+    ok: bool
+    latent_error: float
+    image_error: float
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """A loaded model, described so that the parent needs nothing else about it."""
+
+    name: str
+    kind: Literal["generator", "autoencoder"]
+    digest: str
+    labels: tuple[str, ...]
+    channels: int
+    size: tuple[int, ...]
+    preprocessing: Preprocessing
+    latent_shape: tuple[int, ...]
+    latent_space: str
+    lambda_0: float
+    defaults: Defaults
+    data: DataSource
+    licence: str
+    canary: Canary
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """Everything is loaded; requests may come. The numerics ids: equal ids, equal bytes."""
+
+    protocol: int
+    models: tuple[ModelCard, ...]
+    kernel_set: str
+    numerics_strict: str
+    numerics_fast: str
+    torch: str
+    device: str
+
+    def numerics(self, strict: bool) -> str:
+        """The id for a request's mode."""
+        return self.numerics_strict if strict else self.numerics_fast
+
+
+class Failed(msgspec.Struct, tag="failed", frozen=True):
+    """The engine cannot start and will not on another try; it exits after this."""
+
+    detail: str
+
+
+class Accepted(msgspec.Struct, tag="accepted", frozen=True):
+    """The request has its rows in the loop; `steps` row evaluations lie ahead."""
+
+    id: int
+    steps: int
+
+
+class Progress(msgspec.Struct, tag="progress", frozen=True):
+    """`done` of `steps` sample steps."""
+
+    id: int
+    done: int
+    steps: int
+
+
+class Preview(msgspec.Struct, tag="preview", frozen=True):
+    """An early look at one sample."""
+
+    id: int
+    sample: int
+    image: Array
+
+
+class Bitrate(msgspec.Struct, frozen=True):
+    """The bound for one image and the standard error of its estimate, both in nats."""
+
+    nats: float
+    std_error: float
+
+
+class Result(msgspec.Struct, tag="result", frozen=True):
+    """The end of a request: `images` uint8 [n, c, H, W], or `latents` float32 [n, z, …]."""
+
+    id: int
+    images: Array | None = None
+    latents: Array | None = None
+    bitrate: Bitrate | None = None
+
+
+class Error(msgspec.Struct, tag="error", frozen=True):
+    """The end of a request that failed alone. `code` is stable; `detail` holds no input."""
+
+    id: int
+    code: Literal["nonfinite", "engine_error", "engine_lost", "unknown_model"]
+    detail: str
+
+
+class Tick(msgspec.Struct, tag="tick", frozen=True):
+    """One forward pass: how many samples and rows it had, and what waits behind it."""
+
+    stage: StageName
+    samples: int
+    conditional_rows: int
+    unconditional_rows: int
+    seconds: float
+    waited: tuple[float, ...]
+    """Seconds from arrival to first step, of each request that took its first step here."""
+    nonfinite: int
+    queued: dict[StageName, int]
+    """Samples not in this pass, by stage."""
+
+
+Event = Accepted | Progress | Preview | Result | Error
+Message = Ready | Failed | Accepted | Progress | Preview | Result | Error | Tick

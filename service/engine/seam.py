@@ -1,0 +1,88 @@
+"""`Engine`: all that the rest of the service knows about the process that owns the models.
+
+`submit` turns a request into a stream of events that ends with `Result` or `Error`. Leaving the
+stream early cancels the request. The real engine (`client`) and the in-memory one (`fake`) pass
+the same tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from unified_latents.service.engine.messages import Error, Event, Ready, Request, Result, Tick
+
+State = Literal["starting", "ready", "restarting", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is true of the engine now; `detail` says why where it failed."""
+
+    state: State
+    detail: str = ""
+    in_flight: int = 0
+    restarts: int = 0
+    step_age: float = 0.0
+    """Seconds since the last forward pass ended while there is work; 0 when idle."""
+    pid: int | None = None
+
+
+class EngineError(Exception):
+    """A request that the engine ended with an error of its own."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class NotReadyError(EngineError):
+    """There is no engine to take a request: still loading, failed, stopped, or full."""
+
+
+class Observer(Protocol):
+    """Who wants to know of every forward pass and every restart."""
+
+    def on_tick(self, tick: Tick) -> None: ...
+
+    def on_ready(self, ready: Ready) -> None: ...
+
+    def on_restart(self) -> None: ...
+
+
+class Engine(Protocol):
+    """One engine, as its parent sees it."""
+
+    @property
+    def ready(self) -> Ready | None:
+        """What is loaded; None until the first start has ended. Kept over restarts."""
+        ...
+
+    @property
+    def status(self) -> Status: ...
+
+    async def start(self) -> None:
+        """Begin to load; returns at once."""
+        ...
+
+    async def stop(self) -> None:
+        """End the engine; requests in flight fail with `engine_lost`."""
+        ...
+
+    def submit(self, request: Request) -> AsyncGenerator[Event, None]:
+        """The events of one request. Its `id` is replaced by the engine's own."""
+        ...
+
+
+async def result(engine: Engine, request: Request) -> Result:
+    """Only the end of a request; `EngineError` if it failed."""
+    async with aclosing(engine.submit(request)) as events:
+        async for event in events:
+            if isinstance(event, Result):
+                return event
+            if isinstance(event, Error):
+                raise EngineError(event.code, event.detail)
+    raise EngineError("engine_lost", "the engine's events ended without a result")

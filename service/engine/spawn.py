@@ -1,0 +1,108 @@
+"""Starting and ending the engine's process.
+
+It is spawned, never forked, over one end of a socketpair, and exits when that end reports EOF:
+so it cannot outlive its parent, however the parent ends. The environment is set here because
+MKL reads its own once, before any code of ours runs in the child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unified_latents.service.engine.messages import PROTOCOL, Checkpoint, Hello
+
+_GRACE = 5.0
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine is started with."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    threads: int = 1
+    max_rows: int = 16
+    device: str = "cpu"
+    max_pending: int = 256
+    """Requests taken at once; the next one is refused."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def hello(self) -> Hello:
+        return Hello(PROTOCOL, self.checkpoints, self.threads, self.max_rows, self.device)
+
+
+def conditional_bitwise_reproducibility(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """`MKL_CBWR` for this processor: the same bits from a product whatever its shape and alignment.
+
+    STRICT exists for AVX2 and AVX512 only; elsewhere the slow common denominator is taken.
+    """
+    try:
+        flags = set(cpuinfo.read_text("utf-8", "replace").split())
+    except OSError:
+        flags = set()
+    if "avx512f" in flags:
+        return "AVX512,STRICT"
+    return "AVX2,STRICT" if "avx2" in flags else "COMPATIBLE"
+
+
+def environment(options: EngineOptions) -> dict[str, str]:
+    """The child's environment: reproducible products and a pinned number of threads."""
+    threads = str(options.threads)
+    pinned = {
+        "MKL_CBWR": conditional_bitwise_reproducibility(),
+        "MKL_DYNAMIC": "FALSE",
+        "OMP_DYNAMIC": "FALSE",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+    }
+    return {**os.environ, **pinned, **options.environment}
+
+
+class EngineProcess:
+    """A running engine and our end of its pipe."""
+
+    def __init__(self, process: subprocess.Popen[bytes], pipe: socket.socket) -> None:
+        self._process = process
+        self.pipe = pipe
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def close(self) -> int:
+        """Close the pipe, wait for the process, kill it after a grace period; its status."""
+        self.pipe.close()
+        try:
+            return await asyncio.to_thread(self._process.wait, _GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return await asyncio.to_thread(self._process.wait)
+
+
+def spawn(options: EngineOptions) -> EngineProcess:
+    """Start an engine. Call it from the main thread: the kernel's death signal follows the thread.
+
+    Its own session keeps a terminal's Ctrl-C away from it, so that the parent decides the order
+    in which things end.
+    """
+    ours, theirs = socket.socketpair()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "unified_latents.service.stepper", str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env=environment(options),
+            start_new_session=True,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return EngineProcess(process, ours)

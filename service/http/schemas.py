@@ -1,0 +1,205 @@
+"""Requests and answers as JSON. Strict: no unknown field, no coercion, no NaN."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+
+from unified_latents.service.engine.messages import LatentKind, SamplerName
+from unified_latents.service.http.images import Fit, FitReport
+from unified_latents.service.http.negotiation import Format
+
+MAX_SEED = 2**53 - 1
+MAX_STEPS = 1000
+MAX_LEVELS = 1024
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+ModelName = Annotated[str, Field(min_length=1, max_length=64)]
+Label = Annotated[StrictInt, Field(ge=0)] | Annotated[StrictStr, Field(max_length=200)] | None
+Level = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+
+
+class Body(BaseModel):
+    """A JSON body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class StageSteps(Body):
+    """Network evaluations a sample, by stage; what is left out is the model's default."""
+
+    base: Steps | None = None
+    decode: Steps | None = None
+
+
+class StageSampler(Body):
+    """The sampler of each stage; what is left out is the model's default."""
+
+    base: SamplerName | None = None
+    decode: SamplerName | None = None
+
+
+class GenerateRequest(Body):
+    """What to sample. Only `label` has no default."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"label": "sneaker", "n": 1, "seed": 1}]}
+    )
+
+    model: ModelName | None = Field(None, description="A name from GET /models; its first one.")
+    label: Label = Field(
+        description="A name from the model's labels in any case, its index, or null for no class."
+    )
+    n: int = Field(1, ge=1, description="Images; the service's own limit is 64 by default.")
+    seed: Seed | None = Field(None, description="Random if left out, and reported.")
+    steps: StageSteps = Field(default_factory=StageSteps)
+    sampler: StageSampler = Field(default_factory=StageSampler)
+    guidance: float | None = Field(
+        None, ge=0, le=100, description="w of uncond + w (cond − uncond); 1 is none."
+    )
+    guidance_interval: tuple[Level, Level] | None = Field(
+        None, description="Guide only where lo ≤ λ ≤ hi; null guides everywhere."
+    )
+    strict: bool = Field(True, description="Bytes that do not depend on other requests.")
+    format: Format | None = Field(None, description="What is inside the answer; beats Accept.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> GenerateRequest:
+        if self.guidance_interval and self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError("guidance_interval must be [lo, hi] with lo ≤ hi")
+        return self
+
+
+class EncodeBody(Body):
+    """A picture as JSON."""
+
+    image: str = Field(description="Base64 of a PNG, JPEG or WebP file.")
+
+
+class Query(BaseModel):
+    """A query string: text, so numbers are parsed; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class EncodeQuery(Query):
+    """How to encode."""
+
+    model: ModelName | None = None
+    mode: Literal["mean", "noised"] = "mean"
+    seed: Seed | None = None
+    fit: Fit = "crop"
+    bitrate: bool = False
+    levels: int = Field(64, ge=1, le=MAX_LEVELS)
+    strict: bool = True
+
+
+class DecodeQuery(Query):
+    """How to decode; row i of the latent is sample `sample` + i."""
+
+    model: ModelName | None = None
+    seed: Seed | None = None
+    sample: int = Field(0, ge=0, le=2**31 - 1)
+    steps: Steps | None = None
+    sampler: SamplerName | None = None
+    strict: bool = True
+    format: Literal["png", "webp", "jpeg"] | None = None
+
+
+class Receipt(BaseModel):
+    """All that the bytes are a function of, and their digest."""
+
+    model: str
+    digest: str
+    kernel_set: str
+    numerics: str
+    sampler: dict[str, str]
+    steps: dict[str, int]
+    seed: int
+    sample: int
+    guidance: float | None
+    guidance_interval: tuple[float, float] | None
+    label: int | None
+    strict: bool
+    sha256: str
+
+
+class Item(BaseModel):
+    """One image or latent."""
+
+    b64: str
+    media_type: str
+    seed: int
+    sample: int
+    receipt: Receipt
+
+
+class ImagesResponse(BaseModel):
+    """The JSON answer of /generate and /decode."""
+
+    model: str
+    data: list[Item]
+
+
+class BitrateReport(BaseModel):
+    """The bound for one image. `bits_per_pixel` divides by the H·W of the model's native grid,
+    padding included; `bits_per_dim` by the number of latent dimensions. `std_error` is in nats,
+    and null where one level gives none.
+    """
+
+    nats: float
+    bits: float
+    bits_per_pixel: float
+    bits_per_dim: float
+    levels: int
+    std_error: float | None
+
+
+class EncodeResponse(BaseModel):
+    """The JSON answer of /encode."""
+
+    model: str
+    latent: str
+    media_type: str
+    kind: LatentKind
+    shape: list[int]
+    latent_space: str
+    seed: int
+    sha256: str
+    fit: FitReport
+    bitrate: BitrateReport | None
+
+
+class ModelEntry(BaseModel):
+    """One served model."""
+
+    name: str
+    kind: str
+    digest: str
+    labels: list[str]
+    size: list[int]
+    channels: int
+    preprocessing: dict[str, Any]
+    latent: dict[str, Any]
+    defaults: dict[str, Any]
+    data: dict[str, str]
+    licence: str
+    kernel_set: str
+    numerics: dict[str, str]
+    canary: dict[str, Any]
+
+
+class ModelsResponse(BaseModel):
+    """The answer of /models."""
+
+    models: list[ModelEntry]
+
+
+class Health(BaseModel):
+    """The answer of /healthz and /readyz."""
+
+    status: str
+    engine: str
+    models: dict[str, str]

@@ -1,0 +1,132 @@
+"""Every metric of the service, declared once. Base units; no label that a client can choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from unified_latents.service.engine.messages import Ready, Tick
+
+PRIORITY = "normal"
+"""There is one priority class so far; the label is there so that dashboards need not change."""
+
+_REQUEST_BUCKETS = (0.005, 0.02, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+_WAIT_BUCKETS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60)
+_STEP_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The instruments of one process, and an engine's observer."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._declare_http()
+        self._declare_engine()
+
+    def _declare_http(self) -> None:
+        self.http_requests = Counter(
+            "ul_http_requests_total", "Answers sent.", ["route", "code"], registry=self.registry
+        )
+        self.request_duration = Histogram(
+            "ul_request_duration_seconds",
+            "Time to answer.",
+            ["route", "outcome"],
+            buckets=_REQUEST_BUCKETS,
+            registry=self.registry,
+        )
+
+    def _declare_engine(self) -> None:
+        registry = self.registry
+        self.queue_wait = Histogram(
+            "ul_queue_wait_seconds",
+            "Time from a request's arrival in the engine to its first step.",
+            ["stage", "priority"],
+            buckets=_WAIT_BUCKETS,
+            registry=registry,
+        )
+        self.queue_depth = Gauge(
+            "ul_queue_depth",
+            "Samples that were left out of the last pass.",
+            ["stage", "priority"],
+            registry=registry,
+        )
+        self.inflight_rows = Gauge(
+            "ul_inflight_rows", "Rows of the last pass.", ["stage"], registry=registry
+        )
+        self.batch_rows = Histogram(
+            "ul_batch_rows", "Rows a pass.", ["stage"], buckets=_ROW_BUCKETS, registry=registry
+        )
+        self.step_duration = Histogram(
+            "ul_step_duration_seconds",
+            "Time of one pass and its step, by the power of two that holds its rows.",
+            ["stage", "bucket"],
+            buckets=_STEP_BUCKETS,
+            registry=registry,
+        )
+        self.row_steps = Counter(
+            "ul_denoise_row_steps_total",
+            "Network evaluations of one row.",
+            ["stage", "kind"],
+            registry=registry,
+        )
+        self.nonfinite = Counter(
+            "ul_nonfinite_rows_total", "Rows that were not finite.", ["stage"], registry=registry
+        )
+        self.cancelled = Counter(
+            "ul_cancelled_total", "Requests left by their client.", ["phase"], registry=registry
+        )
+        self.restarts = Counter(
+            "ul_engine_restarts_total", "Engines started after one died.", registry=registry
+        )
+        self.canary = Gauge(
+            "ul_canary_ok", "1 where the recorded run was reproduced.", ["model"], registry=registry
+        )
+        self.step_age = Gauge(
+            "ul_last_step_age_seconds",
+            "Time since the last pass while there is work; 0 when idle.",
+            registry=registry,
+        )
+        self.build = Info("ul_build", "What is running.", registry=registry)
+
+    def follow_step_age(self, age: Callable[[], float]) -> None:
+        """Read the age of the last step from `age` whenever the metrics are read."""
+        self.step_age.set_function(age)
+
+    def on_tick(self, tick: Tick) -> None:
+        """One pass of the engine."""
+        rows = tick.conditional_rows + tick.unconditional_rows
+        stage = tick.stage
+        self.batch_rows.labels(stage).observe(rows)
+        self.step_duration.labels(stage, str(_bucket(rows))).observe(tick.seconds)
+        self.row_steps.labels(stage, "conditional").inc(tick.conditional_rows)
+        self.row_steps.labels(stage, "unconditional").inc(tick.unconditional_rows)
+        self.nonfinite.labels(stage).inc(tick.nonfinite)
+        for wait in tick.waited:
+            self.queue_wait.labels(stage, PRIORITY).observe(wait)
+        for name, depth in tick.queued.items():
+            self.queue_depth.labels(name, PRIORITY).set(depth)
+            self.inflight_rows.labels(name).set(rows if name == stage else 0)
+
+    def on_ready(self, ready: Ready) -> None:
+        """An engine that has loaded its models."""
+        for card in ready.models:
+            self.canary.labels(card.name).set(card.canary.ok)
+        self.build.info(
+            {
+                "torch": ready.torch,
+                "device": ready.device,
+                "kernel_set": ready.kernel_set,
+                "numerics": ready.numerics_strict,
+            }
+        )
+
+    def on_restart(self) -> None:
+        """An engine that died and is being replaced."""
+        self.restarts.inc()
+
+
+def _bucket(rows: int) -> int:
+    """The smallest power of two that holds `rows`."""
+    return 1 << max(0, rows - 1).bit_length()

@@ -1,0 +1,89 @@
+"""Settings of the service, from the environment: `UL_*`, and `PORT`.
+
+The command line overrides them. `allowed_address` is the one rule between settings: without API
+keys only this machine may call.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+SHIPPED = "fashion"
+"""The model that comes with the package."""
+
+
+def state_folder() -> Path:
+    """Where the service keeps its state when nobody says: the XDG state directory."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "unified-latents"
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parse_model(text: str) -> tuple[str, str]:
+    """`name=folder`; `ValueError` says what is wrong."""
+    name, separator, folder = (part.strip() for part in text.partition("="))
+    if not (name and separator and folder):
+        raise ValueError("a model is written NAME=CHECKPOINT_DIR")
+    if len(name) > 64 or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise ValueError("a model's name has at most 64 letters, digits, '-', '_' and '.'")
+    return name, folder
+
+
+class Settings(BaseSettings):
+    """All that an operator can set."""
+
+    model_config = SettingsConfigDict(env_prefix="UL_", extra="ignore", populate_by_name=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("PORT", "UL_PORT"))
+    home: Path = Field(default_factory=state_folder)
+    models: Annotated[dict[str, str], NoDecode] = {}
+    """Name → checkpoint folder; empty: the shipped model."""
+    allow_anonymous: bool = False
+    max_body: int = Field(16 * 2**20, ge=1024)
+    max_pixels: int = Field(36_000_000, ge=1)
+    max_samples: int = Field(64, ge=1, le=1024)
+    max_rows: int = Field(16, ge=1, le=1024)
+    max_pending: int = Field(256, ge=1)
+    threads: int = Field(default_factory=available_cores, ge=1)
+    device: str = "cpu"
+    grace: int = Field(30, ge=0)
+    """Seconds that open requests get to finish after SIGTERM."""
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _models(cls, value: object) -> object:
+        """`UL_MODELS="name=folder,other=folder"`."""
+        if not isinstance(value, str):
+            return value
+        return dict(parse_model(part) for part in value.split(",") if part.strip())
+
+    @property
+    def served(self) -> dict[str, str]:
+        """Name → folder or name of a shipped model."""
+        return self.models or {SHIPPED: SHIPPED}
+
+    @property
+    def allowed_address(self) -> bool:
+        """Whether the address needs no key: this machine only, or anonymous calls allowed."""
+        return self.allow_anonymous or is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`; names other than localhost count as open."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""The engine process: owns the device, the models and the step loop."""

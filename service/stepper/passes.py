@@ -1,0 +1,156 @@
+"""One pass of one stage over a batch of samples: gather, forward, step, scatter.
+
+Every row has its own level, coefficients, noise and condition. A pass changes its samples only
+after all of its arithmetic has succeeded, so a batch that failed can be tried again in parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unified_latents.models.bitrate import bitrate
+from unified_latents.models.pixels import to_unit
+from unified_latents.models.sampling import NoiseKeys, Stage, State, advance, guide
+from unified_latents.service.engine.messages import Encode, Generate, StageName
+from unified_latents.service.stepper.numerics import arithmetic
+from unified_latents.service.stepper.work import Sample, Walk, noised
+
+_RATE_ROWS = 64
+
+
+class Outcome(NamedTuple):
+    """What a pass did to one sample: `output` where its stage has ended."""
+
+    sample: Sample
+    finite: bool
+    output: Tensor | None
+
+
+def encode(samples: Sequence[Sample]) -> list[Outcome]:
+    """uint8 pixels → z_clean, in fp32."""
+    model, strict = samples[0].job.model, samples[0].job.request.strict
+    x = to_unit(torch.stack([_given(sample) for sample in samples]))
+    with arithmetic(strict, len(x)):
+        z_clean = model.unified.encoder(x)
+    return [
+        Outcome(sample, ok, z)
+        for sample, ok, z in zip(samples, finite(z_clean), z_clean, strict=True)
+    ]
+
+
+def rate(samples: Sequence[Sample]) -> list[Outcome]:
+    """The bitrate of one z_clean, kept in its job; the output is the latent itself."""
+    (sample,) = samples
+    job, z_clean = sample.job, _given(sample)
+    request = job.request
+    if not isinstance(request, Encode):
+        raise TypeError("only an encoded image has a rate")
+    identity = torch.tensor([request.seed, 0], device=z_clean.device)
+    keys = NoiseKeys(identity[:1], identity[1:], Stage.BITRATE)
+    measured = bitrate(job.model.unified, z_clean[None], keys, request.levels, _RATE_ROWS)
+    job.bitrate = measured.nats.item(), measured.std_error.item()
+    return [Outcome(sample, bool(measured.nats.isfinite()), z_clean)]
+
+
+def base(samples: Sequence[Sample]) -> list[Outcome]:
+    """One step of the base model; guided samples put a second row, with the null label, in."""
+    model, strict = samples[0].job.model, samples[0].job.request.strict
+    if model.base is None:
+        raise TypeError("this model has no base model")
+    requests = [_request(sample) for sample in samples]
+    guided = [i for i, sample in enumerate(samples) if sample.guided]
+    x_t, log_snr = _gather(samples)
+    label = torch.tensor([request.label for request in requests], device=x_t.device)
+    null = torch.full((len(guided),), model.base.config.classes, device=x_t.device)
+    rows = torch.cat((x_t, x_t[guided]))
+    with arithmetic(strict, len(rows)):
+        v = model.base(rows, torch.cat((log_snr, log_snr[guided])), torch.cat((label, null)))
+    v_hat, unconditional = v[: len(samples)], v[len(samples) :]
+    if guided:
+        scale = torch.tensor([requests[i].guidance for i in guided], device=x_t.device)
+        v_hat = v_hat.index_copy(
+            0,
+            torch.tensor(guided, device=x_t.device),
+            guide(v_hat[guided], unconditional, scale),
+        )
+    return _step(samples, v_hat, clip=False)
+
+
+def decode(samples: Sequence[Sample]) -> list[Outcome]:
+    """One step of the decoder, each row under its own z_0."""
+    model, strict = samples[0].job.model, samples[0].job.request.strict
+    x_t, log_snr = _gather(samples)
+    z_0 = torch.stack([_given(sample) for sample in samples])
+    with arithmetic(strict, len(x_t)):
+        v_hat = model.unified.decoder(x_t, log_snr, z_0)
+    return _step(samples, v_hat, clip=True)
+
+
+PASSES: dict[StageName, Callable[[Sequence[Sample]], list[Outcome]]] = {
+    "encode": encode,
+    "rate": rate,
+    "base": base,
+    "decode": decode,
+}
+
+
+def finished_latent(sample: Sample, z_clean: Tensor) -> Tensor:
+    """What `/encode` hands out: the mean, or the mean noised to λ(0)."""
+    request = sample.job.request
+    if isinstance(request, Encode) and request.kind == "z_0":
+        return noised(sample.job.model, z_clean, request.seed, 0)
+    return z_clean
+
+
+def finite(x: Tensor) -> list[bool]:
+    """Whether each row is free of NaN and ±∞."""
+    flags: list[bool] = x.isfinite().flatten(1).all(1).tolist()
+    return flags
+
+
+def _given(sample: Sample) -> Tensor:
+    if sample.given is None:
+        raise TypeError(f"stage {sample.stage} needs an input")
+    return sample.given
+
+
+def _request(sample: Sample) -> Generate:
+    if not isinstance(sample.job.request, Generate):
+        raise TypeError("only /generate samples the base model")
+    return sample.job.request
+
+
+def _walk(sample: Sample) -> Walk:
+    if sample.walk is None:
+        raise TypeError(f"stage {sample.stage} has no trajectory")
+    return sample.walk
+
+
+def _gather(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    walks = [_walk(sample) for sample in samples]
+    x_t = torch.stack([walk.state.x_t for walk in walks])
+    return x_t, torch.stack([walk.log_snr for walk in walks]).to(x_t.device)
+
+
+def _step(samples: Sequence[Sample], v_hat: Tensor, *, clip: bool) -> list[Outcome]:
+    walks = [_walk(sample) for sample in samples]
+    x_t, log_snr = _gather(samples)
+    state = advance(
+        State(x_t, torch.stack([walk.state.previous for walk in walks])),
+        v_hat,
+        log_snr,
+        torch.stack([walk.coefficients for walk in walks]).to(x_t.device),
+        torch.stack([walk.eps for walk in walks]),
+        clip=clip,
+    )
+    healthy = finite(state.x_t)
+    for walk, x, previous in zip(walks, state.x_t, state.previous, strict=True):
+        walk.state, walk.step = State(x, previous), walk.step + 1
+    return [
+        Outcome(sample, ok, walk.state.x_t if walk.ended else None)
+        for sample, walk, ok in zip(samples, walks, healthy, strict=True)
+    ]

@@ -1,0 +1,122 @@
+"""The engine process from its first breath to its last.
+
+A thread reads commands; the main thread steps and writes. When the parent's end of the pipe
+closes the process ends at once, in the middle of a pass if need be: nobody is left to hear of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+
+import msgspec
+import torch
+
+from unified_latents.models.manifest import CheckpointError
+from unified_latents.service.engine import frames
+from unified_latents.service.engine.messages import (
+    PROTOCOL,
+    Command,
+    Failed,
+    Hello,
+    Message,
+    Ready,
+)
+from unified_latents.service.stepper.catalogue import Model, load
+from unified_latents.service.stepper.loop import Loop
+from unified_latents.service.stepper.numerics import numerics_id
+
+KERNEL_SET = "reference"
+"""The only kernels there are so far: plain torch."""
+
+_PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger(__name__)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the parent's thread ends: a guard behind the pipe's EOF."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Pipe:
+    """The engine's end: commands from a thread through a queue, messages out."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+
+    def hello(self) -> Hello | None:
+        """The parent's first message, and the thread for the rest; None where it has none."""
+        decoder = msgspec.msgpack.Decoder(Command)
+        first = frames.receive(self._stream, decoder)
+        if not isinstance(first, Hello):
+            return None
+        threading.Thread(target=self._read, args=(decoder,), daemon=True).start()
+        return first
+
+    def _read(self, decoder: msgspec.msgpack.Decoder[Command]) -> None:
+        try:
+            while (command := frames.receive(self._stream, decoder)) is not None:
+                self._commands.put(command)
+        finally:
+            os._exit(0)
+
+    def commands(self, *, wait: bool) -> list[Command]:
+        """All that has arrived; with `wait`, at least one."""
+        arrived = [self._commands.get()] if wait else []
+        while not self._commands.empty():
+            arrived.append(self._commands.get())
+        return arrived
+
+    def send(self, message: Message) -> None:
+        """One message; a parent that is gone ends the process."""
+        try:
+            self._stream.sendall(frames.pack(message))
+        except OSError:
+            os._exit(0)
+
+
+def describe(hello: Hello, models: dict[str, Model]) -> Ready:
+    """What was loaded, and under which ids equal bytes are promised."""
+    return Ready(
+        protocol=PROTOCOL,
+        models=tuple(model.card for model in models.values()),
+        kernel_set=KERNEL_SET,
+        numerics_strict=numerics_id(hello.device, KERNEL_SET, strict=True),
+        numerics_fast=numerics_id(hello.device, KERNEL_SET, strict=False),
+        torch=str(torch.__version__),
+        device=hello.device,
+    )
+
+
+def main(descriptor: int) -> int:
+    """Serve the parent on the other end of `descriptor`; 1 where it cannot."""
+    logging.basicConfig(level=logging.WARNING, format="engine: %(levelname)s %(message)s")
+    die_with_parent()
+    pipe = Pipe(socket.socket(fileno=descriptor))
+    hello = pipe.hello()
+    if hello is None:
+        return 1
+    if hello.protocol != PROTOCOL:
+        pipe.send(Failed(f"the parent speaks protocol {hello.protocol}, this engine {PROTOCOL}"))
+        return 1
+    torch.set_num_threads(hello.threads)
+    try:
+        models = {wanted.name: load(wanted, hello.device) for wanted in hello.checkpoints}
+    except (CheckpointError, OSError) as error:
+        pipe.send(Failed(str(error)))
+        return 1
+    pipe.send(describe(hello, models))
+    loop = Loop(models, hello.max_rows, pipe.send)
+    while True:
+        for command in pipe.commands(wait=not loop.busy):
+            loop.take(command)
+        loop.tick()

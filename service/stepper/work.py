@@ -1,0 +1,214 @@
+"""Requests as the step loop sees them: a `Job` of `Sample`s, each at its own step of its own plan.
+
+A sample passes through stages (encode → rate, or base → decode) and is in one of them at a time.
+All that a pass needs to know of it is here, so samples of different requests share passes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from unified_latents.kernels import noise
+from unified_latents.models import sampling
+from unified_latents.models.sampling import NoiseKeys, Plan, Stage, State
+from unified_latents.service.engine.messages import (
+    Array,
+    Decode,
+    Encode,
+    Generate,
+    Request,
+    StageName,
+    Trajectory,
+)
+from unified_latents.service.stepper.catalogue import Model
+
+_NOISE_BLOCK = 2**18
+"""Elements of noise drawn at once: many steps cost little more than one."""
+
+Group = tuple[StageName, str, bool, int]
+"""What samples must share to share a pass: stage, model, strictness; a rate runs alone."""
+
+
+@dataclass(eq=False)
+class Noise:
+    """The noise of one sample in one stage: [steps, *shape], drawn in blocks of steps."""
+
+    seed: int
+    sample: int
+    stage: Stage
+    shape: tuple[int, ...]
+    steps: int
+    device: str
+    _block: Tensor | None = None
+    _first: int = 0
+
+    def at(self, step: int) -> Tensor:
+        """Step 0 is the start; step k + 1 the noise of step k."""
+        if self._block is None or not self._first <= step < self._first + len(self._block):
+            size = math.prod(self.shape)
+            length = max(1, min(self.steps, _NOISE_BLOCK // size))
+            self._first = step - step % length
+            steps = torch.arange(length, device=self.device) + self._first
+            seed, sample = torch.full_like(steps, self.seed), torch.full_like(steps, self.sample)
+            drawn = noise.normal(seed, sample, steps, self.stage, size)
+            self._block = drawn.unflatten(1, self.shape)
+        return self._block[step - self._first]
+
+
+@dataclass(eq=False)
+class Walk:
+    """A denoising trajectory between two passes."""
+
+    plan: Plan
+    noise: Noise
+    state: State
+    noisy: bool
+    """Whether any step adds noise; a sampler that adds none needs none drawn."""
+    step: int = 0
+
+    @property
+    def log_snr(self) -> Tensor:
+        return self.plan.log_snr[self.step]
+
+    @property
+    def coefficients(self) -> Tensor:
+        return self.plan.coefficients[self.step]
+
+    @property
+    def eps(self) -> Tensor:
+        return self.noise.at(self.step + 1) if self.noisy else torch.zeros_like(self.state.x_t)
+
+    @property
+    def ended(self) -> bool:
+        return self.step == self.plan.steps
+
+
+@dataclass(eq=False)
+class Job:
+    """A request in the loop."""
+
+    request: Request
+    model: Model
+    arrived: float
+    steps: int
+    outputs: list[Tensor | None]
+    done: int = 0
+    started: bool = False
+    bitrate: tuple[float, float] | None = None
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return all(output is not None for output in self.outputs)
+
+
+@dataclass(eq=False)
+class Sample:
+    """One image or latent on its way; `index` is its place in the answer."""
+
+    job: Job
+    index: int
+    stage: StageName
+    walk: Walk | None = None
+    given: Tensor | None = None
+    """What the stage is conditioned on: pixels (encode), z_clean (rate), z_0 (decode)."""
+
+    @property
+    def group(self) -> Group:
+        request = self.job.request
+        alone = request.id if self.stage == "rate" else 0
+        return self.stage, request.model, request.strict, alone
+
+    @property
+    def guided(self) -> bool:
+        """Whether this step needs the unconditional prediction too."""
+        request = self.job.request
+        if self.stage != "base" or not isinstance(request, Generate) or self.walk is None:
+            return False
+        low, high = request.interval or (-math.inf, math.inf)
+        return request.guidance != 1 and low <= self.walk.log_snr.item() <= high
+
+    @property
+    def rows(self) -> int:
+        return 2 if self.guided else 1
+
+
+def walk(model: Model, stage: Stage, how: Trajectory, seed: int, sample: int) -> Walk:
+    """A trajectory at its start, x_1 ~ N(0, I)."""
+    config = model.unified.config
+    if stage is Stage.BASE:
+        plan = sampling.plan(config.latent_schedule, how.steps, how.sampler, to_mean=False)
+        shape = config.latent_shape
+    else:
+        plan = sampling.plan(config.image_schedule, how.steps, how.sampler, to_mean=True)
+        shape = config.image_shape
+    drawn = Noise(seed, sample, stage, shape, how.steps + 1, model.device)
+    start = drawn.at(0)
+    noisy = bool(plan.coefficients[:, 3].any())
+    return Walk(plan, drawn, State(start, torch.zeros_like(start)), noisy)
+
+
+def tensor(array: Array, device: str) -> Tensor:
+    """A message's array as a tensor."""
+    dtype = torch.uint8 if array.dtype == "uint8" else torch.float32
+    return torch.frombuffer(bytearray(array.data), dtype=dtype).reshape(array.shape).to(device)
+
+
+def noised(model: Model, z_clean: Tensor, seed: int, sample: int) -> Tensor:
+    """z_clean → z_0 with the sample's own key; [z, …] → [z, …]."""
+    identity = torch.tensor([seed, sample], device=z_clean.device)
+    keys = NoiseKeys(identity[:1], identity[1:], Stage.LATENT)
+    return model.unified.noise_latent(z_clean[None], keys.normal(0, tuple(z_clean.shape)))[0]
+
+
+def job(request: Request, model: Model, now: float) -> Job:
+    """The request with its first samples."""
+    match request:
+        case Generate():
+            return _generate(request, model, now)
+        case Encode():
+            new = Job(request, model, now, 1 + (request.levels > 0), [None])
+            pixels = tensor(request.image, model.device)
+            new.samples.append(Sample(new, 0, "encode", given=pixels))
+            return new
+        case Decode():
+            return _decode(request, model, now)
+
+
+def _generate(request: Generate, model: Model, now: float) -> Job:
+    steps = request.base.steps + (request.decode.steps if request.decode else 0)
+    new = Job(request, model, now, request.n * steps, [None] * request.n)
+    new.samples += [
+        Sample(
+            new, i, "base", walk(model, Stage.BASE, request.base, request.seed, request.first + i)
+        )
+        for i in range(request.n)
+    ]
+    return new
+
+
+def _decode(request: Decode, model: Model, now: float) -> Job:
+    rows = tensor(request.z, model.device)
+    new = Job(request, model, now, len(rows) * request.decode.steps, [None] * len(rows))
+    for i, row in enumerate(rows):
+        sample = request.first + i
+        z_0 = row if request.kind == "z_0" else noised(model, row, request.seed, sample)
+        how = walk(model, Stage.DECODE, request.decode, request.seed, sample)
+        new.samples.append(Sample(new, i, "decode", how, z_0))
+    return new
+
+
+def following(sample: Sample, output: Tensor) -> Sample | None:
+    """The sample's next stage after `output`; None where that was its last."""
+    job, request = sample.job, sample.job.request
+    if isinstance(request, Generate) and sample.stage == "base" and request.decode:
+        seed, number = request.seed, request.first + sample.index
+        how = walk(job.model, Stage.DECODE, request.decode, seed, number)
+        return Sample(job, sample.index, "decode", how, output)
+    if isinstance(request, Encode) and sample.stage == "encode" and request.levels:
+        return Sample(job, sample.index, "rate", given=output)
+    return None
