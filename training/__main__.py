@@ -1,0 +1,152 @@
+"""`ul-train`: prepare data, train the two stages, measure."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from unified_latents.models import checkpoint
+from unified_latents.models.manifest import CheckpointError
+from unified_latents.training import recipes, runner
+from unified_latents.training.card import DataCard, DataError, read_card
+from unified_latents.training.data import load, prepare_fashion_mnist, prepare_folder
+from unified_latents.training.errors import TrainingError
+from unified_latents.training.recipes import Training
+from unified_latents.training.stage1 import Stage1
+from unified_latents.training.stage2 import Stage2
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+data_app = typer.Typer(help="Prepare a set of pictures.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Data = Annotated[Path, typer.Option(help="A set prepared by `ul-train data`.")]
+Out = Annotated[Path, typer.Option(help="The run's folder; a run that is there goes on.")]
+DataOut = Annotated[Path, typer.Option(help="Where the prepared set goes.")]
+Steps = Annotated[int | None, typer.Option(help="Instead of the recipe's.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images a step, instead of the recipe's.")]
+Seed = Annotated[int | None, typer.Option(help="Instead of the recipe's.")]
+Minutes = Annotated[float, typer.Option(help="Between two snapshots.")]
+Init = Annotated[
+    Path | None, typer.Option(help="Start from this checkpoint's weights, optimiser fresh.")
+]
+
+
+def main() -> None:
+    """The console script: what the user got wrong is one line and exit status 2."""
+    try:
+        app()
+    except (TrainingError, DataError, CheckpointError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+@app.command()
+def stage1(
+    recipe: Annotated[str, typer.Argument(help=" | ".join(recipes.STAGE1))],
+    data: Data,
+    out: Out,
+    steps: Steps = None,
+    batch: BatchSize = None,
+    seed: Seed = None,
+    loss_factor: Annotated[float | None, typer.Option(help="c_lf: more is more bits.")] = None,
+    init: Init = None,
+    snapshot_minutes: Minutes = 10.0,
+) -> None:
+    """Train encoder, prior and decoder."""
+    options = runner.Options(out, snapshot_minutes)
+    chosen = _choose(recipe, recipes.STAGE1)(_card(data))
+    chosen = replace(chosen, training=_overridden(chosen.training, steps, batch, seed))
+    if loss_factor is not None:
+        chosen = recipes.with_loss_factor(chosen, loss_factor)
+    run = Stage1.build(chosen, load(data), init)
+    _train(run, run.recipe.training, options)
+
+
+@app.command()
+def stage2(
+    recipe: Annotated[str, typer.Argument(help=" | ".join(recipes.STAGE2))],
+    data: Data,
+    stage1: Annotated[str, typer.Option(help="The stage-1 checkpoint.")],
+    out: Out,
+    steps: Steps = None,
+    batch: BatchSize = None,
+    seed: Seed = None,
+    init: Init = None,
+    snapshot_minutes: Minutes = 10.0,
+) -> None:
+    """Train the base model on a stage-1 checkpoint's latents."""
+    options = runner.Options(out, snapshot_minutes)
+    make, card = _choose(recipe, recipes.STAGE2), _card(data)
+    start = checkpoint.load(stage1)
+    chosen = make(card, start.unified.config)
+    chosen = replace(chosen, training=_overridden(chosen.training, steps, batch, seed))
+    run = Stage2.build(chosen, load(data), start, out, init)
+    _train(run, run.recipe.training, options)
+
+
+@data_app.command("fashion-mnist")
+def data_fashion_mnist(
+    out: DataOut,
+    source: Annotated[
+        Path | None, typer.Option(help="A folder with the four idx files, gzipped or not.")
+    ] = None,
+) -> None:
+    """Fashion-MNIST, padded to 32×32."""
+    _tell(prepare_fashion_mnist(out, source), out)
+
+
+@data_app.command("folder")
+def data_folder(
+    path: Annotated[Path, typer.Argument(help="Pictures; sub-folders are classes.")],
+    out: DataOut,
+    size: Annotated[int, typer.Option(help="Side of the square pictures, in pixels.")],
+) -> None:
+    """Anyone's pictures."""
+    _tell(prepare_folder(path, out, size), out)
+
+
+def _tell(card: DataCard, out: Path) -> None:
+    counts = ", ".join(f"{count} {split}" for split, count in card.counts.items())
+    typer.echo(f"{card.name}: {counts}, {len(card.labels)} labels: {out}")
+
+
+def _train(stage: runner.Stage, training: Training, options: runner.Options) -> None:
+    done = runner.run(stage, training, options)
+    what = "finished" if done == training.steps else "stopped; the same command goes on"
+    typer.echo(f"{stage.name}: {what} after step {done}: {options.out}")
+
+
+def _card(data: Path) -> DataCard:
+    """The set's card alone, so that a mistake shows before anything is loaded."""
+    if not data.is_dir():
+        raise TrainingError(f"{data} is no folder: prepare one with `ul-train data …`")
+    return read_card(data)
+
+
+def _choose(name: str, table: dict[str, T]) -> T:
+    if name not in table:
+        raise TrainingError(f"no recipe {name!r}; there are: {', '.join(table)}")
+    return table[name]
+
+
+def _overridden(
+    training: Training, steps: int | None, batch: int | None, seed: int | None
+) -> Training:
+    return replace(
+        training,
+        steps=training.steps if steps is None else steps,
+        batch=training.batch if batch is None else batch,
+        seed=training.seed if seed is None else seed,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Stage 1: encoder, prior and decoder under one bound.
+
+Both terms are divided by one constant, H·W·ln 2, so both read in bits per pixel. The bound that
+is logged is never scaled by the encoder's warm-up.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from unified_latents.models import checkpoint
+from unified_latents.models.config import UnifiedConfig
+from unified_latents.models.pixels import to_unit
+from unified_latents.models.unified import Draws, UnifiedLatents
+from unified_latents.training import grids
+from unified_latents.training.cards import checkpoint_card
+from unified_latents.training.data import DataSet
+from unified_latents.training.errors import TrainingError
+from unified_latents.training.loop import Terms
+from unified_latents.training.order import generator, indices
+from unified_latents.training.recipes import EncoderWarmup, Stage1Recipe
+
+_GRID_COLUMNS = 8
+_HELD_OUT = 512
+
+
+class Inputs(NamedTuple):
+    image: Tensor
+    """uint8 [n, c, *size]."""
+    draws: dict[str, Tensor]
+    encoder_weight: float
+
+
+def bits_per_pixel(config: UnifiedConfig, nats: Tensor) -> Tensor:
+    """Nats an image → bits a pixel of the H×W grid."""
+    return nats / (math.prod(config.size) * math.log(2))
+
+
+class Objective(nn.Module):
+    """The bound of a batch, in bits a pixel."""
+
+    def __init__(self, model: UnifiedLatents) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Inputs) -> Terms:
+        losses = self.model.losses(
+            to_unit(inputs.image), Draws(**inputs.draws), inputs.encoder_weight
+        )
+        rate = bits_per_pixel(self.model.config, losses.latent).mean()
+        distortion = bits_per_pixel(self.model.config, losses.image).mean()
+        loss = rate + distortion
+        figures = {"loss": loss, "bits_per_pixel": rate, "decoder_loss": distortion}
+        return Terms(loss, figures)
+
+
+@dataclass(frozen=True)
+class Stage1:
+    """The run of a stage-1 recipe on a set."""
+
+    recipe: Stage1Recipe
+    data: DataSet
+    objective: Objective
+    init: str | None = None
+    """The digest of the checkpoint that the weights started from."""
+
+    @classmethod
+    def build(cls, recipe: Stage1Recipe, data: DataSet, init: Path | None = None) -> Stage1:
+        """With fresh weights, a function of the recipe's seed, or those of a checkpoint.
+
+        `TrainingError` if the checkpoint's networks are of another shape. A trained decoder
+        already listens, so a run from a checkpoint has no encoder warm-up.
+        """
+        if init is None:
+            torch.manual_seed(recipe.training.seed)
+            return cls(recipe, data, Objective(UnifiedLatents(recipe.model)))
+        start = checkpoint.load(init)
+        check_shape(recipe.model, start.unified.config, init)
+        model = UnifiedLatents(recipe.model)
+        model.load_state_dict(start.unified.state_dict())
+        recipe = replace(recipe, encoder_warmup=EncoderWarmup(0, 0))
+        return cls(recipe, data, Objective(model), start.manifest.digest)
+
+    @property
+    def name(self) -> str:
+        return f"stage 1 {self.recipe.name}"
+
+    def describe(self) -> dict[str, Any]:
+        """Recipe, data and start: what decides the weights."""
+        data = {"name": self.data.card.name, "sha256": self.data.card.sha256}
+        return {"stage": 1, "recipe": asdict(self.recipe), "data": data, "init": self.init}
+
+    def inputs(self, step: int) -> Inputs:
+        training = self.recipe.training
+        chosen = indices(training.seed, step, training.batch, len(self.data.train))
+        noise = generator(training.seed, "draws", step)
+        draws = Draws.sample(self.recipe.model, training.batch, noise)
+        weight = self.recipe.encoder_warmup.weight(step)
+        return Inputs(self.data.train.batch(chosen).image, vars(draws), weight)
+
+    @cached_property
+    def _shown(self) -> Tensor:
+        count = min(2 * _GRID_COLUMNS, len(self.data.test))
+        whole_rows = count - count % _GRID_COLUMNS or count
+        return to_unit(self.data.test.batch(range(whole_rows)).image)
+
+    def grid(self, average: Objective, path: Path) -> None:
+        """Rows of test images, each over its reconstructions."""
+        device = next(average.parameters()).device
+        made = grids.reconstruct(average.model, self._shown.to(device)).cpu()
+        rows = zip(self._shown.split(_GRID_COLUMNS), made.split(_GRID_COLUMNS), strict=True)
+        grids.write(path, torch.cat([part for row in rows for part in row]), _GRID_COLUMNS)
+
+    @torch.no_grad()
+    def held_out(self, average: Objective) -> dict[str, float]:
+        """The bound on a part of the test split, always at the same levels and noise."""
+        few = range(min(_HELD_OUT, len(self.data.test)))
+        image = self.data.test.batch(few).image
+        draws = Draws.sample(self.recipe.model, len(image), generator("held-out"))
+        device = next(average.parameters()).device
+        terms: Terms = average(send_to_device(Inputs(image, vars(draws), 1.0), device))
+        return {f"test_{name}": float(value) for name, value in terms.figures.items()}
+
+    def save(self, average: Objective, folder: Path, figures: dict[str, float]) -> None:
+        """A checkpoint without a base model: it encodes and decodes."""
+        recipe = {"stage_1": self.describe()}
+        card = checkpoint_card(self.recipe.name, self.data.card, recipe, {"stage_1": figures})
+        checkpoint.save(folder, average.model, None, card)
+
+
+_SHAPE = ("image_channels", "size", "latent_channels", "encoder", "prior", "decoder")
+
+
+def check_shape(want: UnifiedConfig, have: UnifiedConfig, path: Path) -> None:
+    """`TrainingError` naming the first field in which two sets of networks differ."""
+    for name in _SHAPE:
+        if getattr(want, name) != getattr(have, name):
+            raise TrainingError(
+                f"{path} does not fit the recipe: {name} is {getattr(have, name)} there, "
+                f"{getattr(want, name)} in the recipe"
+            )
