@@ -13,7 +13,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -55,6 +55,8 @@ class DataCard:
     labels: tuple[str, ...]
     counts: dict[str, int]
     sha256: dict[str, str]
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Source files that could not be read: relative name → kind of error."""
 
     def __post_init__(self) -> None:
         if self.channels != {"L": 1, "RGB": 3}.get(self.mode):
@@ -134,9 +136,9 @@ def read_card(folder: Path) -> DataCard:
         raw = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from error
-    wanted = {field.name for field in fields(DataCard)}
-    if not isinstance(raw, dict) or set(raw) != wanted:
-        found = set(raw) if isinstance(raw, dict) else set()
+    wanted = {entry.name for entry in fields(DataCard)}
+    found = set(raw) | {"skipped"} if isinstance(raw, dict) else set()
+    if found != wanted:
         raise DataError(f"{path}: fields missing or unknown: {sorted(found ^ wanted)}")
     tuples = {key: tuple(raw[key]) for key in ("image_size", "content_size", "labels")}
     return DataCard(**(raw | tuples))

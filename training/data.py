@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, Image
 from jaxtyping import Int, UInt8
@@ -129,13 +130,20 @@ def load(folder: Path) -> DataSet:
     return DataSet(card, *(_open(folder, card, name) for name in SPLITS))
 
 
+def _rows(path: Path) -> Dataset:
+    """`datasets` refuses to read a file without rows, which a set of one picture has."""
+    if pq.read_metadata(path).num_rows == 0:
+        return Dataset(pq.read_table(path))
+    return Dataset.from_parquet(str(path))
+
+
 def _open(folder: Path, card: DataCard, name: str) -> Split:
     path = folder / f"{name}.parquet"
     if not path.is_file():
         raise DataError(f"{folder} has a card but no {path.name}")
     if digest(path) != card.sha256.get(path.name):
         raise DataError(f"{path} is not the file its card describes (SHA-256 differs)")
-    rows = Dataset.from_parquet(str(path)).cast_column("image", Image(decode=False))
+    rows = _rows(path).cast_column("image", Image(decode=False))
     if len(rows) != card.counts.get(name):
         raise DataError(f"{path} holds {len(rows)} pictures, its card says {card.counts}")
     shape = (len(rows), *_picture_shape(card))

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from PIL import Image as pillow
 from PIL import ImageOps
@@ -57,27 +57,12 @@ def flatten(image: pillow.Image, background: int) -> pillow.Image:
     return canvas.convert("RGB")
 
 
-class Skipped(NamedTuple):
-    """A file that looked like a picture and was not one."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A set made of a folder, and what was left out of it."""
-
-    card: DataCard
-    skipped: tuple[Skipped, ...]
-
-
 @dataclass(frozen=True)
 class _Survey:
     """What a first look over the folder found; paths are relative to it."""
 
     usable: tuple[Path, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: dict[str, str]
     coloured: bool
 
 
@@ -90,14 +75,14 @@ def prepare_folder(
     test_fraction: float = 0.1,
     mode: Mode | Literal["auto"] = "auto",
     background: int = 0,
-) -> Prepared:
+) -> DataCard:
     """Write every picture under `path`, at `size` (a side, or (H, W)), as a prepared set.
 
     The first folder below `path` names a picture's class; without such folders all pictures
     share the label "image". A picture goes to the test split by a hash of its relative name, so
     it stays there when others come. Mode "auto" is RGB if any picture has colour. Files that
-    cannot be read are skipped and listed. `DataError` if nothing is usable or an argument is
-    out of range.
+    cannot be read are skipped, and listed in the card. `DataError` if nothing is usable or an
+    argument is out of range.
     """
     size = (size, size) if isinstance(size, int) else size
     _check_arguments(path, size, test_fraction, background)
@@ -111,7 +96,7 @@ def prepare_folder(
                 picture = fit_image(image, size, chosen, fit, background)
             yield Row(picture, labels.index(file.parts[0]) if len(labels) > 1 else 0)
 
-    card = write_set(
+    return write_set(
         out,
         {name: rows(files) for name, files in _split(survey.usable, test_fraction).items()},
         name=path.resolve().name,
@@ -124,8 +109,8 @@ def prepare_folder(
         background=background,
         fit=fit,
         labels=labels,
+        skipped=survey.skipped,
     )
-    return Prepared(card, survey.skipped)
 
 
 def _check_arguments(
@@ -143,19 +128,19 @@ def _check_arguments(
 
 def _survey(path: Path) -> _Survey:
     """Decode every picture once: which are whole, and is there colour."""
-    usable, skipped, coloured = [], [], False
+    usable, skipped, coloured = [], {}, False
     for file in _pictures(path):
         try:
             with pillow.open(path / file) as image:
                 image.load()
                 coloured |= image.mode not in _GRAY
         except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-            skipped.append(Skipped(str(file), f"{type(error).__name__}: {error}"))
+            skipped[file.as_posix()] = type(error).__name__
             continue
         usable.append(file)
     if not usable:
         raise DataError(f"no usable picture under {path} ({len(skipped)} could not be read)")
-    return _Survey(tuple(usable), tuple(skipped), coloured)
+    return _Survey(tuple(usable), skipped, coloured)
 
 
 def _pictures(path: Path) -> list[Path]:
