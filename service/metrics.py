@@ -48,12 +48,12 @@ class Metrics:
         )
         self.queue_depth = Gauge(
             "ul_queue_depth",
-            "Samples that were left out of the last pass.",
+            "Samples of requests that have not had their first step.",
             ["stage", "priority"],
             registry=registry,
         )
         self.inflight_rows = Gauge(
-            "ul_inflight_rows", "Rows of the last pass.", ["stage"], registry=registry
+            "ul_inflight_rows", "Samples with steps to go.", ["stage"], registry=registry
         )
         self.batch_rows = Histogram(
             "ul_batch_rows", "Rows a pass.", ["stage"], buckets=_ROW_BUCKETS, registry=registry
@@ -107,7 +107,8 @@ class Metrics:
             self.queue_wait.labels(stage, PRIORITY).observe(wait)
         for name, depth in tick.queued.items():
             self.queue_depth.labels(name, PRIORITY).set(depth)
-            self.inflight_rows.labels(name).set(rows if name == stage else 0)
+        for name, samples in tick.inflight.items():
+            self.inflight_rows.labels(name).set(samples)
 
     def on_ready(self, ready: Ready) -> None:
         """An engine that has loaded its models."""

@@ -229,7 +229,7 @@ class Error(msgspec.Struct, tag="error", frozen=True):
 
 
 class Tick(msgspec.Struct, tag="tick", frozen=True):
-    """One forward pass: how many samples and rows it had, and what waits behind it."""
+    """One forward pass: what it was, and what is left after it."""
 
     stage: StageName
     samples: int
@@ -239,8 +239,10 @@ class Tick(msgspec.Struct, tag="tick", frozen=True):
     waited: tuple[float, ...]
     """Seconds from arrival to first step, of each request that took its first step here."""
     nonfinite: int
+    inflight: dict[StageName, int]
+    """Samples that still have steps to go after this pass, by stage."""
     queued: dict[StageName, int]
-    """Samples not in this pass, by stage."""
+    """Those of them whose request has not had its first step."""
 
 
 Event = Accepted | Progress | Preview | Result | Error

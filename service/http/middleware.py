@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unified_latents.service.http.problems import FieldError, Problem
@@ -50,6 +51,8 @@ class RequestContext:
         began = time.perf_counter()
         try:
             await self._app(scope, receive, tagged)
+        except ClientDisconnect:
+            log.info("request %s was left by its client", identity.decode())
         except Exception:
             log.exception("request %s failed", identity.decode())
             if status == 0:

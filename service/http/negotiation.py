@@ -101,4 +101,6 @@ def choose(
         return Choice(wanted or fallback, bare=False)
     offered = ", ".join([JSON, *(MEDIA_TYPES[name] for name in bare)])
     message = "no form of this answer is acceptable; an image alone needs n = 1"
-    raise Problem(406, "not_acceptable", message, [FieldError(field="Accept", message=message, limit=offered)])
+    raise Problem(
+        406, "not_acceptable", message, [FieldError(field="Accept", message=message, limit=offered)]
+    )

@@ -100,7 +100,10 @@ class Problem(Exception):
 def invalid(field: str, message: str, limit: float | str | None = None) -> Problem:
     """A 422 about one field."""
     return Problem(
-        422, "invalid_request", f"{field}: {message}", [FieldError(field=field, message=message, limit=limit)]
+        422,
+        "invalid_request",
+        f"{field}: {message}",
+        [FieldError(field=field, message=message, limit=limit)],
     )
 
 
@@ -140,6 +143,7 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
 def _field(location: Sequence[int | str]) -> str:
     """`query → seed` as "seed", `steps → base` as "steps.base"; strange names are not repeated."""
     parts = [str(part) for part in location if part not in ("query", "body", "path")]
+    parts = [part for part in parts if not part.startswith("constrained-")]
     name = ".".join(parts) or "body"
     return name if _FIELD.fullmatch(name) else "(unknown)"
 

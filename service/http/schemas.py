@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, field_validator
 
 from unified_latents.service.engine.messages import LatentKind, SamplerName
 from unified_latents.service.http.images import Fit, FitReport
@@ -65,11 +65,12 @@ class GenerateRequest(Body):
     strict: bool = Field(True, description="Bytes that do not depend on other requests.")
     format: Format | None = Field(None, description="What is inside the answer; beats Accept.")
 
-    @model_validator(mode="after")
-    def _ordered(self) -> GenerateRequest:
-        if self.guidance_interval and self.guidance_interval[0] > self.guidance_interval[1]:
-            raise ValueError("guidance_interval must be [lo, hi] with lo ≤ hi")
-        return self
+    @field_validator("guidance_interval")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value and value[0] > value[1]:
+            raise ValueError("must be [lo, hi] with lo ≤ hi")
+        return value
 
 
 class EncodeBody(Body):

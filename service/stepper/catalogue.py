@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from unified_latents.models import checkpoint
 from unified_latents.models.base import BaseModel
 from unified_latents.models.canary import CanaryReport
+from unified_latents.models.manifest import CheckpointError
 from unified_latents.models.unified import UnifiedLatents
 from unified_latents.service.engine.messages import (
     Canary,
@@ -33,7 +34,7 @@ def load(wanted: Checkpoint, device: str) -> Model:
     """Load, move to `device`, run the canary; `CheckpointError` names what is wrong."""
     loaded = checkpoint.load(wanted.path)
     if len(loaded.unified.config.size) != 2:
-        raise checkpoint.CheckpointError(f"{wanted.path}: only image models are served")
+        raise CheckpointError(f"{wanted.path}: only image models are served")
     loaded.unified.to(device)
     if loaded.base is not None:
         loaded.base.to(device)

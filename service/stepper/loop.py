@@ -110,18 +110,7 @@ class Loop:
         report = _PassReport()
         self._arrive(batch, began, report)
         self._run(batch, report)
-        self._send(
-            Tick(
-                stage=batch[0].stage,
-                samples=len(batch),
-                conditional_rows=report.conditional,
-                unconditional_rows=report.unconditional,
-                seconds=self._clock() - began,
-                waited=tuple(report.waited),
-                nonfinite=report.nonfinite,
-                queued=self._queued(batch),
-            )
-        )
+        self._send(self._tick_message(batch, began, report))
         for number, job in report.touched.items():
             if number in self._jobs:
                 self._send(Progress(number, job.done, job.steps))
@@ -187,13 +176,24 @@ class Loop:
         self._pool.drop(number)
         self._send(message)
 
-    def _queued(self, batch: Sequence[Sample]) -> dict[StageName, int]:
-        waiting = dict.fromkeys(STAGES, 0)
+    def _tick_message(self, batch: Sequence[Sample], began: float, report: _PassReport) -> Tick:
+        inflight, queued = dict.fromkeys(STAGES, 0), dict.fromkeys(STAGES, 0)
         for group, size in self._pool.sizes().items():
-            waiting[group[0]] += size  # type: ignore[index]
-        stage = batch[0].stage
-        waiting[stage] = max(0, waiting[stage] - len(batch))
-        return waiting
+            inflight[group.stage] += size
+        for job in self._jobs.values():
+            if not job.started:
+                queued[job.samples[0].stage] += len(job.samples)
+        return Tick(
+            stage=batch[0].stage,
+            samples=len(batch),
+            conditional_rows=report.conditional,
+            unconditional_rows=report.unconditional,
+            seconds=self._clock() - began,
+            waited=tuple(report.waited),
+            nonfinite=report.nonfinite,
+            inflight=inflight,
+            queued=queued,
+        )
 
 
 def _result(job: Job) -> Result:

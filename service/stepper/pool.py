@@ -7,15 +7,27 @@ before any gives its second. So work is never held back, and nobody starves behi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from unified_latents.service.engine.messages import StageName
+
+
+class Group(NamedTuple):
+    """What samples must share to share a pass."""
+
+    stage: StageName
+    model: str
+    strict: bool
+    alone: int = 0
+    """The request's id where its samples share with nobody else's; otherwise 0."""
 
 
 class Item(Protocol):
     """What the policy needs to know of a sample."""
 
     @property
-    def group(self) -> Hashable: ...
+    def group(self) -> Group: ...
 
     @property
     def rows(self) -> int: ...
@@ -28,9 +40,9 @@ class Pool(Generic[T]):
     """Samples waiting for their next pass, by group and owner, in order of arrival."""
 
     def __init__(self) -> None:
-        self._groups: dict[Hashable, dict[int, list[T]]] = {}
+        self._groups: dict[Group, dict[int, list[T]]] = {}
 
-    def sizes(self) -> dict[Hashable, int]:
+    def sizes(self) -> dict[Group, int]:
         """Samples waiting in each group; groups without any are absent."""
         return {
             group: sum(len(items) for items in owners.values())

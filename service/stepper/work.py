@@ -25,12 +25,10 @@ from unified_latents.service.engine.messages import (
     Trajectory,
 )
 from unified_latents.service.stepper.catalogue import Model
+from unified_latents.service.stepper.pool import Group
 
 _NOISE_BLOCK = 2**18
 """Elements of noise drawn at once: many steps cost little more than one."""
-
-Group = tuple[StageName, str, bool, int]
-"""What samples must share to share a pass: stage, model, strictness; a rate runs alone."""
 
 
 @dataclass(eq=False)
@@ -121,7 +119,7 @@ class Sample:
     def group(self) -> Group:
         request = self.job.request
         alone = request.id if self.stage == "rate" else 0
-        return self.stage, request.model, request.strict, alone
+        return Group(self.stage, request.model, request.strict, alone)
 
     @property
     def guided(self) -> bool:

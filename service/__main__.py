@@ -1,0 +1,78 @@
+"""`ul-serve`: serve checkpoints over HTTP, and measure how well."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from unified_latents.service.settings import Settings, parse_model
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+
+_OPEN_ADDRESS = (
+    "{host} can be reached from other machines and there are no API keys: "
+    "set UL_ALLOW_ANONYMOUS=1 to allow that, or bind 127.0.0.1"
+)
+
+
+def settings_from(**said: Any) -> Settings:
+    """The environment's settings under those of the command line; BadParameter names the fault."""
+    try:
+        settings = Settings(**{name: value for name, value in said.items() if value is not None})
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise typer.BadParameter("; ".join(faults)) from None
+    if not settings.allowed_address:
+        raise typer.BadParameter(_OPEN_ADDRESS.format(host=settings.host))
+    return settings
+
+
+def _models(texts: list[str] | None) -> dict[str, str] | None:
+    try:
+        return dict(map(parse_model, texts)) if texts else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@cli.command()
+def up(
+    model: Annotated[
+        list[str] | None, typer.Option(help="NAME=CHECKPOINT_DIR, repeatable.", metavar="NAME=DIR")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Default: PORT, else 8000.")] = None,
+    host: Annotated[str | None, typer.Option(help="Default: UL_HOST, else 127.0.0.1.")] = None,
+) -> None:
+    """Serve models; the shipped one if none is named."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
+    settings = settings_from(models=_models(model), port=port, host=host)
+    from unified_latents.service.server import serve
+
+    if not serve(settings):
+        raise typer.Exit(1)
+
+
+@cli.command()
+def bench(
+    model: Annotated[
+        str | None, typer.Option(help="NAME=CHECKPOINT_DIR.", metavar="NAME=DIR")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each stage.")] = 50,
+) -> None:
+    """Compare the service with the bare loop, and strict arithmetic with fast."""
+    from unified_latents.service.bench.report import run
+
+    name, folder = parse_model(model) if model else next(iter(Settings().served.items()))
+    typer.echo(run(name, folder, rounds, steps))
+
+
+def main() -> None:
+    """The console script."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

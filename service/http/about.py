@@ -1,0 +1,96 @@
+"""GET /models, /healthz, /readyz, /metrics, and / to the documentation."""
+
+from __future__ import annotations
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from unified_latents.service.engine.messages import ModelCard, Ready
+from unified_latents.service.http import core
+from unified_latents.service.http.problems import unavailable
+from unified_latents.service.http.schemas import Health, ModelEntry, ModelsResponse
+
+router = APIRouter()
+
+
+@router.get("/models", summary="What is served", tags=["service"])
+async def models(request: Request) -> ModelsResponse:
+    """Each model's labels, sizes, defaults, and the licence and source of its data."""
+    ready = core.of(request).ready()
+    return ModelsResponse(models=[entry(card, ready) for card in ready.models])
+
+
+def entry(card: ModelCard, ready: Ready) -> ModelEntry:
+    """One model as /models shows it."""
+    defaults = card.defaults
+    return ModelEntry(
+        name=card.name,
+        kind=card.kind,
+        digest=card.digest,
+        labels=list(card.labels),
+        size=list(card.size),
+        channels=card.channels,
+        preprocessing=msgspec.to_builtins(card.preprocessing),
+        latent={
+            "shape": list(card.latent_shape),
+            "space": card.latent_space,
+            "lambda_0": card.lambda_0,
+        },
+        defaults={
+            "steps": {"base": defaults.base.steps, "decode": defaults.decode.steps},
+            "sampler": {"base": defaults.base.sampler, "decode": defaults.decode.sampler},
+            "guidance": defaults.guidance,
+            "guidance_interval": defaults.interval,
+        },
+        data=msgspec.to_builtins(card.data),
+        licence=card.licence,
+        kernel_set=ready.kernel_set,
+        numerics={"strict": ready.numerics_strict, "fast": ready.numerics_fast},
+        canary=msgspec.to_builtins(card.canary),
+    )
+
+
+@router.get("/healthz", summary="Is the service alive?", tags=["service"])
+async def healthz(request: Request) -> Health:
+    """200 while the API answers and its engine runs or is being replaced; 503 when it gave up."""
+    service = core.of(request)
+    status = service.engine.status
+    if status.state in ("failed", "stopped"):
+        raise unavailable("engine_failed", status.detail or f"the engine is {status.state}")
+    return _health("alive", service)
+
+
+@router.get("/readyz", summary="Would a request be answered?", tags=["service"])
+async def readyz(request: Request) -> Health:
+    """200 when the engine is up and every model has reproduced its recorded canary run."""
+    service = core.of(request)
+    status = service.engine.status
+    if status.state != "ready":
+        detail = f": {status.detail}" if status.detail else ""
+        raise unavailable("not_ready", f"the engine is {status.state}{detail}")
+    failing = [card.name for card in service.ready().models if not card.canary.ok]
+    if failing:
+        raise unavailable("canary_failed", f"the canary failed for {', '.join(failing)}")
+    return _health("ready", service)
+
+
+@router.get("/metrics", summary="Prometheus metrics", tags=["service"])
+async def metrics(request: Request) -> Response:
+    """The text format that Prometheus scrapes."""
+    registry = core.of(request).metrics.registry
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> RedirectResponse:
+    """To the documentation."""
+    return RedirectResponse("/docs")
+
+
+def _health(word: str, service: core.Service) -> Health:
+    ready = service.engine.ready
+    cards = ready.models if ready else ()
+    canaries = {card.name: "ok" if card.canary.ok else "failed" for card in cards}
+    return Health(status=word, engine=service.engine.status.state, models=canaries)

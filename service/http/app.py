@@ -1,0 +1,52 @@
+"""The application: routes, middleware and errors around one engine."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from unified_latents.service.engine.seam import Engine
+from unified_latents.service.http import about, decode, encode, generate, openapi, problems
+from unified_latents.service.http.core import Service
+from unified_latents.service.http.middleware import BodyLimit, RequestContext
+from unified_latents.service.metrics import Metrics
+from unified_latents.service.settings import Settings
+
+DESCRIPTION = """
+Images to latents and back, and new ones from a label: Unified Latents (arXiv 2602.17270).
+
+Every answer is a function of its request: the same seed gives the same bytes, and the receipt
+says what they depend on. Latents travel as safetensors and carry the identity of their space.
+"""
+
+
+def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
+    """The ASGI application; it starts `engine` and stops it."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await engine.start()
+        try:
+            yield
+        finally:
+            await engine.stop()
+
+    app = FastAPI(
+        title="Unified Latents",
+        version=version("unified-latents"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+    )
+    app.state.service = Service(settings, engine, metrics)
+    metrics.follow_step_age(lambda: engine.status.step_age)
+    for room in (generate, encode, decode, about):
+        app.include_router(room.router)
+    problems.install(app)
+    app.add_middleware(BodyLimit, limit=settings.max_body)
+    app.add_middleware(RequestContext, metrics=metrics)
+    app.openapi = functools.cache(lambda: openapi.document(app))  # type: ignore[method-assign]
+    return app

@@ -1,0 +1,98 @@
+"""Reading request bodies: the content type decides, and what it promises is checked."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+
+from unified_latents.service.http.negotiation import JSON, LATENT
+from unified_latents.service.http.problems import (
+    FieldError,
+    Problem,
+    invalid,
+    validation_problem,
+)
+from unified_latents.service.http.schemas import EncodeBody
+
+IMAGES = ("image/png", "image/jpeg", "image/webp")
+FORM = "multipart/form-data"
+BINARY = "application/octet-stream"
+_MAX_FIELDS = 4
+
+B = TypeVar("B", bound=BaseModel)
+
+
+def content_type(request: Request, *allowed: str) -> str:
+    """The body's media type; a 415 names what is allowed."""
+    stated = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if stated not in allowed:
+        raise _unsupported("Content-Type", ", ".join(allowed))
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise _unsupported("Content-Encoding", "identity")
+    return stated
+
+
+def _unsupported(field: str, allowed: str) -> Problem:
+    message = "is missing or not supported here"
+    error = FieldError(field=field, message=message, limit=allowed)
+    return Problem(415, "unsupported_media_type", f"{field}: {message}", [error])
+
+
+async def read_json(request: Request, schema: type[B]) -> B:
+    """A JSON body of `schema`."""
+    content_type(request, JSON)
+    return parse_json(await request.body(), schema)
+
+
+def parse_json(body: bytes, schema: type[B]) -> B:
+    """Strict: NaN, ±∞, unknown fields and wrong types are a 422."""
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        raise validation_problem(error) from None
+
+
+async def read_image(request: Request) -> bytes:
+    """The bytes of a picture: raw, as the form field `image`, or base64 in JSON."""
+    kind = content_type(request, *IMAGES, FORM, JSON)
+    if kind == JSON:
+        return from_base64("image", parse_json(await request.body(), EncodeBody).image)
+    if kind == FORM:
+        return await _form_image(request)
+    return _present(await request.body())
+
+
+async def _form_image(request: Request) -> bytes:
+    async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
+        unknown = [name for name in form if name != "image"]
+        if unknown or len(form.getlist("image")) != 1:
+            raise invalid("image", "must be the form's only field", 1)
+        part = form["image"]
+        if not isinstance(part, UploadFile):
+            raise invalid("image", "must be a file")
+        return _present(await part.read())
+
+
+async def read_latent(request: Request) -> bytes:
+    """A raw safetensors body."""
+    content_type(request, LATENT, BINARY)
+    return await request.body()
+
+
+def from_base64(field: str, text: str) -> bytes:
+    """Standard base64, nothing else in it."""
+    try:
+        return _present(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise invalid(field, "is not base64") from error
+
+
+def _present(data: bytes) -> bytes:
+    if not data:
+        raise invalid("image", "is empty")
+    return data

@@ -1,0 +1,95 @@
+"""What every route shares: the settings, the engine, the metrics, and how a request is run."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import anyio
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from unified_latents.service.engine import seam
+from unified_latents.service.engine.messages import ModelCard, Ready, Result
+from unified_latents.service.engine.messages import Request as EngineRequest
+from unified_latents.service.engine.seam import Engine
+from unified_latents.service.http.problems import FieldError, Problem, unavailable
+from unified_latents.service.http.schemas import MAX_SEED
+from unified_latents.service.metrics import Metrics
+from unified_latents.service.settings import Settings
+
+_PICTURES_AT_ONCE = 2
+
+T = TypeVar("T")
+
+
+@dataclass
+class Service:
+    """The composition that routes work with."""
+
+    settings: Settings
+    engine: Engine
+    metrics: Metrics
+    _codecs: anyio.CapacityLimiter = field(
+        default_factory=lambda: anyio.CapacityLimiter(_PICTURES_AT_ONCE)
+    )
+
+    def ready(self) -> Ready:
+        """What the engine loaded; a 503 while it has not."""
+        if self.engine.ready is None:
+            raise unavailable("not_ready", f"the engine is {self.engine.status.state}")
+        return self.engine.ready
+
+    def card(self, name: str | None) -> ModelCard:
+        """A model by name, or the first one; a 404 for another name."""
+        models = self.ready().models
+        found = next((card for card in models if name in (None, card.name)), None)
+        if found is None:
+            message = "no such model"
+            limit = ", ".join(card.name for card in models)
+            error = FieldError(field="model", message=message, limit=limit)
+            raise Problem(404, "unknown_model", message, [error])
+        return found
+
+    async def run(self, request: Request, message: EngineRequest) -> Result:
+        """The engine's result; leaving the connection cancels the work between two passes."""
+        work = asyncio.ensure_future(seam.result(self.engine, message))
+        gone = asyncio.ensure_future(_disconnect(request))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                self.metrics.cancelled.labels("running").inc()
+                raise ClientDisconnect
+            return work.result()
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """Picture coding, off the event loop, a few at a time so that memory stays bounded."""
+        return await anyio.to_thread.run_sync(function, limiter=self._codecs)
+
+
+def of(request: Request) -> Service:
+    """The service behind a request."""
+    service: Service = request.app.state.service
+    return service
+
+
+def accept(request: Request) -> str:
+    """All of the Accept headers as one."""
+    return ", ".join(request.headers.getlist("accept"))
+
+
+def seed_or_random(seed: int | None) -> int:
+    """The client's seed, or one of ours; it is reported either way."""
+    return secrets.randbelow(MAX_SEED + 1) if seed is None else seed
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

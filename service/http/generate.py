@@ -1,0 +1,88 @@
+"""POST /generate: a label and a seed to images, or to latents."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from unified_latents.service.engine.messages import Generate, ModelCard, Result, Trajectory
+from unified_latents.service.http import bodies, core
+from unified_latents.service.http.answers import Receipts, answer, latent_files
+from unified_latents.service.http.images import encode
+from unified_latents.service.http.negotiation import Choice, Format, choose
+from unified_latents.service.http.problems import FieldError, Problem, invalid
+from unified_latents.service.http.schemas import GenerateRequest, Label
+
+router = APIRouter()
+
+
+@router.post("/generate", summary="Sample images from a label", tags=["images"])
+async def generate(request: Request) -> Response:
+    """Same request, same seed: same bytes, whatever else the service is doing.
+
+    JSON by default. `Accept: image/png` (webp, jpeg) with n = 1 gives the image alone, with its
+    receipt in the `UL-Receipt` header.
+    """
+    service = core.of(request)
+    body = await bodies.read_json(request, GenerateRequest)
+    card = service.card(body.model)
+    if body.n > service.settings.max_samples:
+        limit = service.settings.max_samples
+        raise invalid("n", f"must be at most {limit}", limit)
+    bare: tuple[Format, ...] = ("png", "webp", "jpeg", "latents") if body.n == 1 else ("latents",)
+    choice = choose(core.accept(request), wanted=body.format, fallback="png", bare=bare)
+    message = to_message(body, card, decode=choice.format != "latents")
+    done = await service.run(request, message)
+    files = await service.in_thread(lambda: _files(done, card, choice))
+    return answer(Receipts(service.ready(), card, message), files, choice)
+
+
+def to_message(body: GenerateRequest, card: ModelCard, *, decode: bool) -> Generate:
+    """The engine's request, the model's defaults filled in; a Problem where they do not fit."""
+    if card.kind != "generator":
+        message = "this model has no base model: it can encode and decode"
+        raise Problem(409, "no_base_model", message, [FieldError(field="model", message=message)])
+    defaults, said = card.defaults, body.model_fields_set
+    return Generate(
+        id=0,
+        model=card.name,
+        strict=body.strict,
+        seed=core.seed_or_random(body.seed),
+        first=0,
+        n=body.n,
+        label=find_label(body.label, card.labels),
+        base=Trajectory(
+            body.steps.base or defaults.base.steps,
+            body.sampler.base or defaults.base.sampler,
+        ),
+        guidance=defaults.guidance if body.guidance is None else body.guidance,
+        interval=body.guidance_interval if "guidance_interval" in said else defaults.interval,
+        decode=Trajectory(
+            body.steps.decode or defaults.decode.steps,
+            body.sampler.decode or defaults.decode.sampler,
+        )
+        if decode
+        else None,
+    )
+
+
+def find_label(label: Label, labels: tuple[str, ...]) -> int:
+    """A label's index; null is the class after the last one, which stands for none."""
+    if label is None:
+        return len(labels)
+    if isinstance(label, int):
+        if label < len(labels):
+            return label
+        raise invalid("label", "no such label", len(labels) - 1)
+    folded = label.strip().casefold()
+    for i, name in enumerate(labels):
+        if name.casefold() == folded:
+            return i
+    raise invalid("label", "no such label", ", ".join(labels)[:1000])
+
+
+def _files(done: Result, card: ModelCard, choice: Choice) -> list[bytes]:
+    if done.latents is not None:
+        return latent_files(done.latents, card, whole=choice.bare)
+    if done.images is None:
+        raise TypeError("the engine's result holds neither images nor latents")
+    return encode(done.images, choice.format)

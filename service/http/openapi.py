@@ -1,0 +1,111 @@
+"""The OpenAPI document: what the framework derives, and what it cannot see.
+
+Bodies are parsed by us (strictly, and by content type), so their schemas, the binary forms and
+the one error schema are added here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from unified_latents.service.http.bodies import BINARY, FORM, IMAGES
+from unified_latents.service.http.negotiation import JSON, LATENT, MEDIA_TYPES
+from unified_latents.service.http.problems import MEDIA_TYPE, ProblemBody
+from unified_latents.service.http.schemas import (
+    EncodeBody,
+    EncodeResponse,
+    GenerateRequest,
+    ImagesResponse,
+)
+
+_REF = "#/components/schemas/"
+_BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_ERRORS = {
+    "/generate": (404, 406, 409, 413, 415, 422, 503),
+    "/encode": (404, 406, 413, 415, 422, 503),
+    "/decode": (404, 406, 409, 413, 415, 422, 503),
+    "/models": (503,),
+    "/healthz": (503,),
+    "/readyz": (503,),
+}
+_PLACEHOLDERS = ("HTTPValidationError", "ValidationError")
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The whole document."""
+    api = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    schemas = api.setdefault("components", {}).setdefault("schemas", {})
+    for name in _PLACEHOLDERS:
+        schemas.pop(name, None)
+    schemas.update(_schemas())
+    paths = api["paths"]
+    for path, codes in _ERRORS.items():
+        for operation in paths[path].values():
+            operation["responses"].pop("422", None)
+            operation["responses"].update({str(code): _problem() for code in codes})
+    _describe_bodies(paths)
+    paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": _text()}
+    return api
+
+
+def _schemas() -> dict[str, Any]:
+    _, definitions = models_json_schema(
+        [
+            (GenerateRequest, "validation"),
+            (EncodeBody, "validation"),
+            (ImagesResponse, "serialization"),
+            (EncodeResponse, "serialization"),
+            (ProblemBody, "serialization"),
+        ],
+        ref_template=_REF + "{model}",
+    )
+    found: dict[str, Any] = definitions["$defs"]
+    return found
+
+
+def _describe_bodies(paths: dict[str, Any]) -> None:
+    form = {
+        "type": "object",
+        "required": ["image"],
+        "properties": {"image": {"type": "string", "format": "binary"}},
+    }
+    encode_inputs: dict[str, Any] = dict.fromkeys(IMAGES, _BYTES)
+    encode_inputs |= {FORM: {"schema": form}, JSON: _json(EncodeBody)}
+    pictures = {MEDIA_TYPES[name]: _BYTES for name in ("png", "webp", "jpeg")}
+    _describe(
+        paths["/generate"]["post"],
+        {JSON: _json(GenerateRequest)},
+        {JSON: _json(ImagesResponse), **pictures, LATENT: _BYTES},
+    )
+    _describe(
+        paths["/encode"]["post"], encode_inputs, {JSON: _json(EncodeResponse), LATENT: _BYTES}
+    )
+    _describe(
+        paths["/decode"]["post"],
+        {LATENT: _BYTES, BINARY: _BYTES},
+        {"image/png": _BYTES, JSON: _json(ImagesResponse), **pictures},
+    )
+
+
+def _describe(operation: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+    operation["requestBody"] = {"required": True, "content": inputs}
+    operation["responses"]["200"]["content"] = outputs
+
+
+def _json(schema: type[BaseModel]) -> dict[str, Any]:
+    return {"schema": {"$ref": _REF + schema.__name__}}
+
+
+def _problem() -> dict[str, Any]:
+    return {"description": "Problem", "content": {MEDIA_TYPE: _json(ProblemBody)}}
+
+
+def _text() -> dict[str, Any]:
+    return {"schema": {"type": "string"}}
