@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from unified_latents.models.manifest import read_manifest
+from unified_latents.training import classifier
+from unified_latents.training.card import DataError
+from unified_latents.training.classifier import Classifier, ClassifierConfig
+from unified_latents.training.data import load
+from unified_latents.training.evaluate import Evaluation, plan, run
+from unified_latents.training.report import attach, read, report
+
+SaveTiny = Callable[[str, bool], Path]
+
+
+@pytest.fixture
+def evaluation(shapes: Path, save_tiny: SaveTiny, tmp_path: Path) -> Evaluation:
+    made = plan(
+        save_tiny("tiny", True), shapes, tmp_path / "out", images=7, generated=6, levels=2, batch=4
+    )
+    list(run(made))
+    return made
+
+
+@pytest.fixture
+def judge(shapes: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "judge.safetensors"
+    classifier.save(path, Classifier(ClassifierConfig.of(load(shapes).card)))
+    return path
+
+
+def test_figures_are_those_of_the_units(evaluation: Evaluation) -> None:
+    found = report(evaluation).figures
+    measured = evaluation.merged("images", 7)
+    assert found["nats_per_image"].value == pytest.approx(measured["nats"].mean().item())
+    expected = (10 * (4 / measured["mse_content"]).log10()).mean().item()
+    assert found["psnr_12x12"].value == pytest.approx(expected)
+    assert found["psnr_16x16"].value != found["psnr_12x12"].value
+    assert {figure.n for figure in found.values()} == {7}
+
+
+def test_file_holds_every_figure_with_its_definition(evaluation: Evaluation) -> None:
+    metrics = report(evaluation)
+    assert read(evaluation.out / "metrics.json") == metrics
+    raw = json.loads((evaluation.out / "metrics.json").read_text())
+    assert raw["digest"] == evaluation.digest
+    assert raw["settings"]["sampling"]["decode_steps"] == 2
+    for figure in raw["figures"].values():
+        assert figure.keys() == {"value", "std_error", "n", "definition"}
+
+
+def test_given_judge_names_generated_pictures(evaluation: Evaluation, judge: Path) -> None:
+    metrics = report(evaluation, judge)
+    assert metrics.judge == "judge.safetensors"
+    generated = evaluation.merged("generated", 6)
+    named = classifier.load(judge)(generated["picture"].float() / 127.5 - 1).argmax(1)
+    expected = (named == generated["label"]).float().mean().item()
+    assert metrics.figures["agreement"].value == pytest.approx(expected)
+    assert metrics.figures["agreement"].n == 6
+    assert metrics.figures["accuracy_on_real"].n == 10
+    assert {f"agreement_{label}" for label in ("circle", "square", "cross")} < set(metrics.figures)
+
+
+def test_without_a_fitting_judge_there_is_no_agreement(evaluation: Evaluation) -> None:
+    metrics = report(evaluation)
+    assert metrics.judge == "none"
+    assert not any("agreement" in name for name in metrics.figures)
+
+
+def test_judge_of_other_labels(evaluation: Evaluation, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    classifier.save(path, Classifier(ClassifierConfig(1, (12, 12), ("x", "y"))))
+    with pytest.raises(DataError, match="knows"):
+        report(evaluation, path)
+
+
+def test_stage_1_alone_is_reported(shapes: Path, save_tiny: SaveTiny, tmp_path: Path) -> None:
+    made = plan(save_tiny("stage1", False), shapes, tmp_path / "out", images=3, levels=2)
+    list(run(made))
+    report(made)
+    assert (made.out / "reconstructions.png").is_file()
+    assert not (made.out / "samples.png").exists()
+    assert "samples.png" not in (made.out / "report.md").read_text()
+
+
+def test_figures_go_into_the_manifest_and_leave_the_weights(evaluation: Evaluation) -> None:
+    metrics = report(evaluation)
+    attach(evaluation.checkpoint, metrics)
+    manifest = read_manifest(evaluation.checkpoint)
+    assert manifest.digest == evaluation.digest
+    figure = manifest.card.metrics["figures"]["psnr_12x12"]
+    assert figure["value"] == metrics.figures["psnr_12x12"].value
+
+
+def test_figures_of_other_weights_are_refused(evaluation: Evaluation) -> None:
+    metrics = replace(report(evaluation), digest="0" * 64)
+    with pytest.raises(DataError, match="figures are of 0000"):
+        attach(evaluation.checkpoint, metrics)
+
+
+def test_report_is_the_same_twice(evaluation: Evaluation) -> None:
+    names = ("metrics.json", "report.md", "reconstructions.png", "samples.png")
+    report(evaluation)
+    before = [(evaluation.out / name).read_bytes() for name in names]
+    torch.manual_seed(1)
+    report(evaluation)
+    assert [(evaluation.out / name).read_bytes() for name in names] == before
