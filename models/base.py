@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -39,10 +38,10 @@ class BaseDraws:
     eps: Float[Tensor, "n z *g"]
 
     @classmethod
-    def sample(cls, config: BaseConfig, n: int, generator: torch.Generator) -> Self:
+    def sample(cls, config: BaseConfig, n: int, generator: torch.Generator) -> BaseDraws:
         """Drawn on the CPU, whatever the device of the model."""
         eps = torch.randn((n, *config.latent_shape), generator=generator)
-        return cls(antithetic(n, generator), eps)
+        return BaseDraws(antithetic(n, generator), eps)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ class Rate(NamedTuple):
 
     nats: Tensor
     std_error: Tensor
-    """Of `nats`, from differences of neighbouring strata, which overstates it slightly; NaN
-    where there is one level."""
+    """Of `nats`, from second differences of neighbouring strata, which see the noise within the
+    strata and not the trend across them; NaN below three levels."""
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def bitrate(
         for start in range(0, levels, width)
     ], 1)  # fmt: skip
     kl_1 = kl_to_standard_normal(z_clean, unified.config.latent_schedule.lambda_min)
-    variance = per_level.diff(dim=1).square().mean(1) / 2
+    variance = per_level.diff(n=2, dim=1).square().mean(1) / 6
     return Rate(per_level.mean(1) + kl_1.double(), (variance / levels).sqrt())
 
 

@@ -8,7 +8,7 @@ L_x = E_t[ c_lf ½ (−dλ_x/dt) sigmoid(b − λ) ‖ε − ε̂(x_t, z_0)‖²
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -59,10 +59,10 @@ class Draws:
     eps_x: Float[Tensor, "n c *s"]
 
     @classmethod
-    def sample(cls, config: UnifiedConfig, n: int, generator: torch.Generator) -> Self:
+    def sample(cls, config: UnifiedConfig, n: int, generator: torch.Generator) -> Draws:
         """Drawn on the CPU, whatever the device of the model."""
         latent, image = (n, *config.latent_shape), (n, *config.image_shape)
-        return cls(
+        return Draws(
             t_z=antithetic(n, generator),
             t_x=antithetic(n, generator),
             eps_z=torch.randn(latent, generator=generator),

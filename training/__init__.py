@@ -1,0 +1,1 @@
+"""Turns data into a checkpoint, and measures it. Knows `models`."""
