@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -28,7 +29,7 @@ def any_tiny(request: pytest.FixtureRequest, tiny: UnifiedConfig) -> UnifiedConf
         return tiny
     return replace(
         tiny,
-        size=(4, 8, 8),
+        size=(4, 16, 16),
         encoder=EncoderConfig((8, 12), (1, 1), (1, 2, 2), ((2, 2, 2),)),
         decoder=replace(tiny.decoder, patch=(1, 2, 2), strides=((2, 1, 1),)),
     )
@@ -36,12 +37,12 @@ def any_tiny(request: pytest.FixtureRequest, tiny: UnifiedConfig) -> UnifiedConf
 
 @pytest.fixture
 def tiny() -> UnifiedConfig:
-    """3×8×8 pictures in 4×2×2 latents; the decoder's transformer on 4×4."""
+    """3×16×16 pictures in 4×4×4 latents; the decoder's transformer on 8×8."""
     transformer = TransformerConfig(width=16, depth=1, head_dim=8)
     return UnifiedConfig(
         name="tiny",
         image_channels=3,
-        size=(8, 8),
+        size=(16, 16),
         latent_channels=4,
         encoder=EncoderConfig((8, 12), (1, 1), (2, 2), ((2, 2),)),
         prior=transformer,
@@ -96,6 +97,21 @@ class Awaken(Protocol):
 @pytest.fixture
 def awaken() -> Awaken:
     return _awaken
+
+
+def learns_everywhere(module: nn.Module, run: Callable[[], Tensor]) -> None:
+    """After three steps from the start no parameter is without a gradient.
+
+    One step opens the zero output, a second the zero gates behind it, a third what they gate.
+    """
+    target = torch.randn(run().shape, generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
+    for _ in range(4):
+        optimizer.zero_grad(set_to_none=True)
+        (run() - target).square().mean().backward()
+        optimizer.step()
+    still = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.any()]
+    assert still == []
 
 
 class GaussianDenoiser(nn.Module):
