@@ -7,11 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import torch
 import typer
+from rich.console import Console
+from rich.progress import Progress, track
 
 from unified_latents.models import checkpoint
 from unified_latents.models.manifest import CheckpointError
+from unified_latents.training import bench as benchmark
+from unified_latents.training import classifier as classifiers
+from unified_latents.training import evaluate as evaluation
 from unified_latents.training import recipes, runner
+from unified_latents.training import report as reports
 from unified_latents.training.card import DataCard, DataError, read_card
 from unified_latents.training.data import load, prepare_fashion_mnist, prepare_folder
 from unified_latents.training.errors import TrainingError
@@ -90,6 +97,74 @@ def stage2(
     chosen = replace(chosen, training=_overridden(chosen.training, steps, batch, seed))
     run = Stage2.build(chosen, load(data), start, out, init)
     _train(run, run.recipe.training, options)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A folder, or the name of a shipped model.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Report and parts; one that is there goes on.")],
+    images: Annotated[int, typer.Option(help="Test pictures to reconstruct.")] = 10_000,
+    generated: Annotated[int, typer.Option(help="Pictures to generate.")] = 2_000,
+    steps_base: Steps = None,
+    steps_decode: Steps = None,
+    guidance: Annotated[float | None, typer.Option(help="Instead of the checkpoint's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all noise.")] = 0,
+    processes: Annotated[int, typer.Option(min=1, help="They share the threads.")] = 1,
+    judge: Annotated[Path | None, typer.Option(help="A classifier for other labels.")] = None,
+    attach: Annotated[bool, typer.Option(help="Write the figures into the manifest.")] = False,
+) -> None:
+    """Measure a checkpoint: bits, PSNR, agreement, and a page to look at."""
+    plan = evaluation.plan(
+        checkpoint,
+        data,
+        out,
+        images=images,
+        generated=generated,
+        steps_base=steps_base,
+        steps_decode=steps_decode,
+        guidance=guidance,
+        seed=seed,
+    )
+    units = evaluation.run(plan, processes)
+    for _ in track(units, "measuring", total=len(plan.units()), console=Console(stderr=True)):
+        pass
+    metrics = reports.report(plan, judge)
+    for name, figure in metrics.figures.items():
+        error = "" if figure.std_error is None else f" ± {figure.std_error:.2g}"
+        typer.echo(f"{name} {figure.value:.4g}{error} (n = {figure.n}): {figure.definition}")
+    if attach:
+        reports.attach(plan.checkpoint, metrics)
+
+
+@app.command()
+def classifier(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The file for the weights.")],
+    epochs: Annotated[int, typer.Option(help="Times through the set.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
+) -> None:
+    """Train the judge that names generated pictures."""
+    recipe = classifiers.ClassifierRecipe(epochs=epochs, seed=seed)
+    pictures = load(data)
+    torch.manual_seed(seed)
+    judge = classifiers.Classifier(classifiers.ClassifierConfig.of(pictures.card))
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("classifier")
+        for step in classifiers.train(pictures, judge, recipe):
+            bar.update(task, completed=step.step, total=step.steps)
+    digest = classifiers.save(out, judge)
+    right = classifiers.hits(judge, pictures.test).double().mean().item()
+    typer.echo(f"names {100 * right:.2f} % of the test pictures; sha256 {digest}: {out}")
+
+
+@app.command()
+def bench(
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 7,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps a round.")] = 5,
+) -> None:
+    """Images/s and model FLOP utilisation of both stages, beside `torch.mm`."""
+    benchmark.bench(rounds, steps, Console())
 
 
 @data_app.command("fashion-mnist")

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from unified_latents.models import checkpoint
 from unified_latents.models.config import UnifiedConfig
+from unified_latents.models.manifest import Defaults
 from unified_latents.models.pixels import to_unit
 from unified_latents.models.unified import Draws, UnifiedLatents
-from unified_latents.training import grids
+from unified_latents.training import grids, measure
 from unified_latents.training.cards import checkpoint_card
 from unified_latents.training.data import DataSet
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.loop import Terms
+from unified_latents.training.measure import Settings
 from unified_latents.training.order import generator, indices
 from unified_latents.training.recipes import EncoderWarmup, Stage1Recipe
 
@@ -110,13 +112,15 @@ class Stage1:
     def _shown(self) -> Tensor:
         count = min(2 * _GRID_COLUMNS, len(self.data.test))
         whole_rows = count - count % _GRID_COLUMNS or count
-        return to_unit(self.data.test.batch(range(whole_rows)).image)
+        return self.data.test.batch(range(whole_rows)).image
 
     def grid(self, average: Objective, path: Path) -> None:
         """Rows of test images, each over its reconstructions."""
-        device = next(average.parameters()).device
-        made = grids.reconstruct(average.model, self._shown.to(device)).cpu()
-        rows = zip(self._shown.split(_GRID_COLUMNS), made.split(_GRID_COLUMNS), strict=True)
+        real = self._shown.to(next(average.parameters()).device)
+        index = torch.arange(len(real), device=real.device)
+        settings = Settings(Defaults(), levels=1)
+        made = measure.images(average.model, real, index, self.recipe.model.size, settings)
+        rows = zip(real.split(_GRID_COLUMNS), made["picture"].split(_GRID_COLUMNS), strict=True)
         grids.write(path, torch.cat([part for row in rows for part in row]), _GRID_COLUMNS)
 
     @torch.no_grad()

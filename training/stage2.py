@@ -16,18 +16,18 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from unified_latents.models import checkpoint, sampling
-from unified_latents.models.base import BaseDraws, BaseModel, guided
+from unified_latents.models import checkpoint
+from unified_latents.models.base import BaseDraws, BaseModel
 from unified_latents.models.config import BaseConfig
 from unified_latents.models.diffusion import kl_to_standard_normal
 from unified_latents.models.manifest import Defaults
-from unified_latents.models.sampling import Stage
-from unified_latents.training import grids
+from unified_latents.training import grids, measure
 from unified_latents.training.cards import checkpoint_card
 from unified_latents.training.data import DataSet
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.latents import Latents, cached
 from unified_latents.training.loop import Terms
+from unified_latents.training.measure import Settings
 from unified_latents.training.order import generator, indices
 from unified_latents.training.recipes import Stage2Recipe
 
@@ -147,19 +147,13 @@ class Stage2:
         shown = torch.arange(min(_SHOWN_CLASSES, self.recipe.model.classes))
         return shown.repeat_interleave(_A_CLASS)
 
-    @torch.no_grad()
     def grid(self, average: Objective, path: Path) -> None:
         """Samples through the decoder, one column a class, by the checkpoint's defaults."""
-        device = next(average.parameters()).device
-        label, config = self._labels.to(device), self.recipe.model
-        plan = sampling.plan(
-            config.schedule, DEFAULTS.base_steps, DEFAULTS.base_sampler, to_mean=False
-        )
-        noise = grids.keys(len(label), Stage.BASE, device)
-        denoiser = guided(average.model, label, DEFAULTS.guidance)
-        z_0 = sampling.sample(denoiser, noise, config.latent_shape, plan, clip=False)
-        images = grids.decode(self.start.unified.to(device), z_0, DEFAULTS.decode_steps)
-        by_row = images.unflatten(0, (-1, _A_CLASS)).transpose(0, 1).flatten(0, 1)
+        label = self._labels.to(next(average.parameters()).device)
+        unified = self.start.unified.to(label.device)
+        index = torch.arange(len(label), device=label.device)
+        made = measure.generated(unified, average.model, label, index, Settings(DEFAULTS))
+        by_row = made["picture"].unflatten(0, (-1, _A_CLASS)).transpose(0, 1).flatten(0, 1)
         grids.write(path, by_row, columns=len(label) // _A_CLASS)
 
     def save(self, average: Objective, folder: Path, figures: dict[str, float]) -> None:
