@@ -183,7 +183,7 @@ def load(path: Path) -> Classifier:
 
 def shipped(expected: str = SHIPPED_SHA256) -> Classifier:
     """The Fashion-MNIST classifier of this package. `DataError` if it is not the pinned one."""
-    raw = (resources.files("unified_latents.training") / "weights" / SHIPPED).read_bytes()
+    raw = (resources.files("unified_latents.training") / SHIPPED).read_bytes()
     found = hashlib.sha256(raw).hexdigest()
     if found != expected:
         raise DataError(f"{SHIPPED} has SHA-256 {found}, not {expected}")

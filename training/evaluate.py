@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from unified_latents.models import checkpoint as checkpoints
 from unified_latents.models.checkpoint import Checkpoint
-from unified_latents.models.manifest import read_manifest
+from unified_latents.models.manifest import Defaults, read_manifest
 from unified_latents.training import measure
 from unified_latents.training.card import SPLITS, DataCard, DataError, read_card
 from unified_latents.training.data import Split, load
@@ -121,13 +121,7 @@ def plan(
     manifest, card = read_manifest(folder), read_card(data)
     if not card.counts[SPLITS[1]]:
         raise DataError(f"{data} has no test pictures")
-    defaults = manifest.card.defaults
-    how = replace(
-        defaults,
-        base_steps=defaults.base_steps if steps_base is None else steps_base,
-        decode_steps=defaults.decode_steps if steps_decode is None else steps_decode,
-        guidance=defaults.guidance if guidance is None else guidance,
-    )
+    how = _sampling(manifest.card.defaults, steps_base, steps_decode, guidance)
     return Evaluation(
         checkpoint=folder.resolve(),
         data=Path(data).resolve(),
@@ -141,7 +135,19 @@ def plan(
     )
 
 
-def run(evaluation: Evaluation, processes: int = 1) -> Iterator[Unit]:
+def _sampling(
+    defaults: Defaults, base: int | None, decode: int | None, guidance: float | None
+) -> Defaults:
+    """What the user leaves out, the manifest says."""
+    return replace(
+        defaults,
+        base_steps=defaults.base_steps if base is None else base,
+        decode_steps=defaults.decode_steps if decode is None else decode,
+        guidance=defaults.guidance if guidance is None else guidance,
+    )
+
+
+def run(evaluation: Evaluation, processes: int = 1) -> Generator[Unit]:
     """Measure what is not measured yet, on so many processes; yields each unit when it is done."""
     evaluation.parts.mkdir(parents=True, exist_ok=True)
     todo = [unit for unit in evaluation.units() if not (evaluation.parts / unit.file).is_file()]

@@ -8,8 +8,8 @@ centres on the background.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,24 +23,34 @@ UNLABELLED = "image"
 _GRAY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"})
 
 
-def fit_image(
-    image: pillow.Image, size: tuple[int, int], mode: Mode, fit: Fit, background: int
-) -> pillow.Image:
-    """One picture as the networks see it: `mode`, `size` = (H, W), nothing else changed.
+@dataclass(frozen=True)
+class Frame:
+    """What all pictures of a set have in common, under the card's names."""
+
+    image_size: tuple[int, int]
+    mode: Mode
+    fit: Fit
+    background: int
+
+
+def fit_image(image: pillow.Image, frame: Frame) -> pillow.Image:
+    """One picture as the networks see it, of the frame's mode and size.
 
     The service's `/encode` follows the same steps, so that a user's picture meets the model as
     its training pictures did.
     """
     upright = ImageOps.exif_transpose(image)
-    flat = flatten(upright, background).convert(mode)
-    height, width = size
-    if fit == "crop":
+    flat = flatten(upright, frame.background).convert(frame.mode)
+    height, width = frame.image_size
+    if frame.fit == "crop":
         return ImageOps.fit(flat, (width, height), pillow.Resampling.LANCZOS)
     scale = min(width / flat.width, height / flat.height, 1.0)
     if scale < 1:
         target = (max(1, round(flat.width * scale)), max(1, round(flat.height * scale)))
         flat = flat.resize(target, pillow.Resampling.LANCZOS)
-    canvas = pillow.new(mode, (width, height), background if mode == "L" else (background,) * 3)
+    level = frame.background
+    colour = level if frame.mode == "L" else (level, level, level)
+    canvas = pillow.new(frame.mode, (width, height), colour)
     canvas.paste(flat, ((width - flat.width) // 2, (height - flat.height) // 2))
     return canvas
 
@@ -69,56 +79,49 @@ class _Survey:
 def prepare_folder(
     path: Path,
     out: Path,
-    size: int | tuple[int, int],
+    size: int,
     *,
     fit: Fit = "crop",
     test_fraction: float = 0.1,
     mode: Mode | Literal["auto"] = "auto",
     background: int = 0,
 ) -> DataCard:
-    """Write every picture under `path`, at `size` (a side, or (H, W)), as a prepared set.
+    """Write every picture under `path`, `size` × `size`, as a prepared set.
 
     The first folder below `path` names a picture's class; without such folders all pictures
-    share the label "image". A picture goes to the test split by a hash of its relative name, so
-    it stays there when others come. Mode "auto" is RGB if any picture has colour. Files that
-    cannot be read are skipped, and listed in the card. `DataError` if nothing is usable or an
-    argument is out of range.
+    share the label "image". A picture goes to the test split by a hash of its relative name, and
+    stays there when others come. Mode "auto" is RGB if any picture has colour. Unreadable files
+    are listed in the card. `DataError` if none is readable or an argument is out of range.
     """
-    size = (size, size) if isinstance(size, int) else size
     _check_arguments(path, size, test_fraction, background)
     survey = _survey(path)
     labels = _labels(survey.usable)
-    chosen: Mode = mode if mode != "auto" else ("RGB" if survey.coloured else "L")
+    found: Mode = "RGB" if survey.coloured else "L"
+    frame = Frame((size, size), found if mode == "auto" else mode, fit, background)
 
-    def rows(files: Sequence[Path]) -> Iterator[Row]:
-        for file in files:
-            with pillow.open(path / file) as image:
-                picture = fit_image(image, size, chosen, fit, background)
-            yield Row(picture, labels.index(file.parts[0]) if len(labels) > 1 else 0)
+    def row(file: Path) -> Row:
+        with pillow.open(path / file) as image:
+            picture = fit_image(image, frame)
+        return Row(picture, labels.index(file.parts[0]) if len(labels) > 1 else 0)
 
     return write_set(
         out,
-        {name: rows(files) for name, files in _split(survey.usable, test_fraction).items()},
+        {name: map(row, files) for name, files in _split(survey.usable, test_fraction).items()},
         name=path.resolve().name,
         source=f"a folder of {len(survey.usable)} pictures",
         licence="not stated",
-        image_size=size,
-        content_size=size,
-        channels=1 if chosen == "L" else 3,
-        mode=chosen,
-        background=background,
-        fit=fit,
+        content_size=frame.image_size,
+        channels=1 if frame.mode == "L" else 3,
         labels=labels,
         skipped=survey.skipped,
+        **asdict(frame),
     )
 
 
-def _check_arguments(
-    path: Path, size: tuple[int, int], test_fraction: float, background: int
-) -> None:
+def _check_arguments(path: Path, size: int, test_fraction: float, background: int) -> None:
     if not path.is_dir():
         raise DataError(f"{path} is not a folder")
-    if min(size) < 1:
+    if size < 1:
         raise DataError(f"size must be at least 1, got {size}")
     if not 0 < test_fraction < 1:
         raise DataError(f"the test fraction must lie between 0 and 1, got {test_fraction}")

@@ -83,7 +83,7 @@ def images(
 ) -> dict[str, Tensor]:
     """Real pictures, `index` in their split: nats, squared errors and reconstructions.
 
-    `nats`, `nats_std_error`, `mse_grid`, `mse_content`: [n] fp64; `picture`: uint8 [n, c, …].
+    `nats`, `mse_grid`, `mse_content`: [n] fp64; `picture`: uint8 [n, c, …].
     """
     x = to_unit(pixels)
     z_clean = unified.encoder(x)
@@ -92,7 +92,6 @@ def images(
     drawn = decode(unified, unified.noise_latent(z_clean, eps), index, settings)
     return {
         "nats": rate.nats,
-        "nats_std_error": rate.std_error,
         "mse_grid": mean_squared_error(drawn, x),
         "mse_content": mean_squared_error(centre(drawn, content_size), centre(x, content_size)),
         "picture": from_unit(drawn),

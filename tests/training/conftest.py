@@ -1,15 +1,19 @@
-"""A set of forty pictures, and recipes that train on it in seconds."""
+"""Sets of a few pictures, recipes that train on them in seconds, and a checkpoint to measure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
+from torch import nn
 
+from unified_latents.models import checkpoint
+from unified_latents.models.base import BaseModel
 from unified_latents.models.config import (
     BaseConfig,
     DecoderConfig,
@@ -17,12 +21,15 @@ from unified_latents.models.config import (
     TransformerConfig,
     UnifiedConfig,
 )
+from unified_latents.models.manifest import Card, DataSource, Defaults, Preprocessing
 from unified_latents.models.schedule import CosineSchedule, LinearSchedule
+from unified_latents.models.unified import UnifiedLatents
 from unified_latents.training.card import Row, write_set
 from unified_latents.training.data import DataSet, load
 from unified_latents.training.recipes import EncoderWarmup, Stage1Recipe, Stage2Recipe, Training
 
 LABELS = ("dark", "middle", "bright")
+SHAPES = ("circle", "square", "cross")
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +116,101 @@ def stage2(tiny: UnifiedConfig, training: Training) -> Stage2Recipe:
         bias=0.0,
     )
     return Stage2Recipe("tiny", base, training)
+
+
+@pytest.fixture
+def unified_config() -> UnifiedConfig:
+    """1×16×16 pictures in 2×4×4 latents."""
+    transformer = TransformerConfig(width=16, depth=1, head_dim=8)
+    return UnifiedConfig(
+        name="tiny",
+        image_channels=1,
+        size=(16, 16),
+        latent_channels=2,
+        encoder=EncoderConfig((8, 12), (1, 1), (2, 2), ((2, 2),)),
+        prior=transformer,
+        decoder=DecoderConfig((8,), 1, (2, 2), ((2, 2),), transformer),
+        latent_schedule=LinearSchedule(-10.0, 5.0),
+        image_schedule=CosineSchedule(-10.0, 10.0),
+        loss_factor=5.0,
+        decoder_bias=2.0,
+    )
+
+
+@pytest.fixture
+def base_config(unified_config: UnifiedConfig) -> BaseConfig:
+    return BaseConfig(
+        name="tiny",
+        latent_shape=unified_config.latent_shape,
+        outer=TransformerConfig(width=16, depth=2, head_dim=8),
+        inner=TransformerConfig(width=16, depth=1, head_dim=8),
+        stride=(2, 2),
+        classes=len(SHAPES),
+        schedule=unified_config.latent_schedule,
+        bias=0.0,
+    )
+
+
+def _stir(module: nn.Module) -> None:
+    """Fresh networks end in zeros; these answer to their inputs."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def _set_of_shapes(folder: Path, train: int, test: int) -> Path:
+    """Gray 12×12 shapes with noise, padded to 16×16; the label is the shape."""
+    generator = np.random.default_rng(3)
+
+    def row(k: int) -> Row:
+        y, x = np.mgrid[-1:1:12j, -1:1:12j]
+        shape = (x**2 + y**2 < 0.7, (abs(x) < 0.7) & (abs(y) < 0.7), abs(abs(x) - abs(y)) < 0.2)
+        pixels = 180.0 * shape[k % 3] + generator.integers(0, 60, (12, 12))
+        return Row(Image.fromarray(np.pad(pixels.astype(np.uint8), 2)), k % 3)
+
+    write_set(
+        folder,
+        {"train": map(row, range(train)), "test": map(row, range(test))},
+        name="shapes",
+        source="a generator",
+        licence="CC0",
+        image_size=(16, 16),
+        content_size=(12, 12),
+        channels=1,
+        mode="L",
+        background=0,
+        fit="pad",
+        labels=SHAPES,
+    )
+    return folder
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """A prepared set of 300 training and 10 test pictures."""
+    return _set_of_shapes(tmp_path / "shapes", 300, 10)
+
+
+@pytest.fixture
+def save_tiny(
+    tmp_path: Path, unified_config: UnifiedConfig, base_config: BaseConfig
+) -> Callable[[str, bool], Path]:
+    """Saves an untrained checkpoint for `shapes` by name, with or without a base model."""
+
+    def save(name: str, with_base: bool) -> Path:
+        unified, base = UnifiedLatents(unified_config), BaseModel(base_config)
+        _stir(unified)
+        _stir(base)
+        card = Card(
+            name=name,
+            labels=SHAPES,
+            preprocessing=Preprocessing("L", "pad", 0),
+            data=DataSource("shapes", "a generator", "CC0"),
+            licence="CC0",
+            defaults=Defaults(base_steps=3, decode_steps=2, guidance=1.5),
+        )
+        checkpoint.save(tmp_path / name, unified, base if with_base else None, card)
+        return tmp_path / name
+
+    return save

@@ -10,7 +10,7 @@ import torch
 from unified_latents.models.manifest import CheckpointError
 from unified_latents.training.card import DataError
 from unified_latents.training.errors import TrainingError
-from unified_latents.training.evaluate import Evaluation, plan, run
+from unified_latents.training.evaluate import Evaluation, Kind, plan, run
 
 SaveTiny = Callable[[str, bool], Path]
 
@@ -18,12 +18,12 @@ SaveTiny = Callable[[str, bool], Path]
 @pytest.fixture
 def evaluation(shapes: Path, save_tiny: SaveTiny, tmp_path: Path) -> Evaluation:
     return plan(
-        save_tiny("tiny", True), shapes, tmp_path / "out", images=7, generated=5, levels=2, batch=3
+        save_tiny("tiny", True), shapes, tmp_path / "out", images=7, generated=5, levels=3, batch=3
     )
 
 
 def test_units_cover_everything_once(evaluation: Evaluation) -> None:
-    spans = {kind: [] for kind in ("images", "generated")}
+    spans: dict[str, list[int]] = {"images": [], "generated": []}
     for unit in evaluation.units():
         spans[unit.kind] += range(unit.start, unit.stop)
     assert spans == {"images": list(range(7)), "generated": list(range(5))}
@@ -58,7 +58,8 @@ def test_processes_share_the_work_and_agree_with_one(
     shared = replace(evaluation, out=tmp_path / "shared")
     assert list(run(evaluation)) == evaluation.units()
     assert sorted(run(shared, processes=2)) == sorted(shared.units())
-    for kind, count in (("images", 7), ("generated", 5)):
+    counts: dict[Kind, int] = {"images": 7, "generated": 5}
+    for kind, count in counts.items():
         alone, together = evaluation.merged(kind, count), shared.merged(kind, count)
         assert alone.keys() == together.keys()
         for name, values in alone.items():
@@ -109,7 +110,7 @@ def test_a_checkpoint_that_changes_meanwhile(evaluation: Evaluation) -> None:
 )
 def test_wishes_out_of_range(evaluation: Evaluation, tmp_path: Path, wish: dict[str, int]) -> None:
     with pytest.raises(TrainingError):
-        plan(evaluation.checkpoint, evaluation.data, tmp_path, **wish)  # type: ignore[arg-type]
+        plan(evaluation.checkpoint, evaluation.data, tmp_path, **wish)
 
 
 def test_what_is_not_there(evaluation: Evaluation, tmp_path: Path) -> None:

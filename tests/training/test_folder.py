@@ -9,7 +9,7 @@ from PIL import Image
 
 from unified_latents.training.card import DataError
 from unified_latents.training.data import load
-from unified_latents.training.folder import fit_image, prepare_folder
+from unified_latents.training.folder import Frame, fit_image, prepare_folder
 
 BLUE, GREEN = (0, 0, 255), (0, 255, 0)
 
@@ -142,20 +142,20 @@ def test_mode_is_gray_only_if_every_picture_is(tmp_path: Path) -> None:
 def test_crop_scales_the_short_side_and_keeps_the_centre() -> None:
     wide = Image.new("RGB", (40, 10), BLUE)
     wide.paste(GREEN, (15, 0, 25, 10))
-    fitted = np.asarray(fit_image(wide, (10, 10), "RGB", "crop", 0))
+    fitted = np.asarray(fit_image(wide, Frame((10, 10), "RGB", "crop", 0)))
     assert (fitted == GREEN).all()
 
 
 def test_pad_never_enlarges() -> None:
     small = Image.new("L", (4, 2), 200)
-    fitted = np.asarray(fit_image(small, (8, 8), "L", "pad", 7))
+    fitted = np.asarray(fit_image(small, Frame((8, 8), "L", "pad", 7)))
     assert (fitted[3:5, 2:6] == 200).all()
     assert (fitted == 7).sum() == 64 - 8
 
 
 def test_pad_shrinks_a_large_picture_whole() -> None:
     large = Image.new("RGB", (64, 32), GREEN)
-    fitted = np.asarray(fit_image(large, (16, 16), "RGB", "pad", 0))
+    fitted = np.asarray(fit_image(large, Frame((16, 16), "RGB", "pad", 0)))
     assert (fitted[4:12] == GREEN).all()
     assert (fitted[:4] == 0).all()
     assert (fitted[12:] == 0).all()
@@ -167,7 +167,7 @@ def test_exif_orientation_is_applied() -> None:
     exif = image.getexif()
     exif[0x0112] = 3
     image.info["exif"] = exif.tobytes()
-    fitted = np.asarray(fit_image(image, (8, 8), "L", "crop", 0))
+    fitted = np.asarray(fit_image(image, Frame((8, 8), "L", "crop", 0)))
     assert (fitted[:4] == 0).all()
     assert (fitted[4:] == 255).all()
 
@@ -180,10 +180,10 @@ def test_transparency_shows_the_background(mode: str) -> None:
         image.info["transparency"] = 1
     else:
         image = Image.new(mode, (4, 4), 0)
-    assert (np.asarray(fit_image(image, (4, 4), "L", "crop", 99)) == 99).all()
+    assert (np.asarray(fit_image(image, Frame((4, 4), "L", "crop", 99))) == 99).all()
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
     levels = np.array([[0, 257 * 10], [257 * 128, 65535]], np.uint16)
-    fitted = fit_image(Image.fromarray(levels), (2, 2), "L", "crop", 0)
+    fitted = fit_image(Image.fromarray(levels), Frame((2, 2), "L", "crop", 0))
     np.testing.assert_array_equal(np.asarray(fitted), [[0, 10], [128, 255]])

@@ -44,6 +44,11 @@ class Fixed(nn.Module):
         return self.latents[: len(x)]
 
 
+def _replace(unified: UnifiedLatents, **parts: nn.Module) -> None:
+    for name, part in parts.items():
+        setattr(unified, name, part)
+
+
 @pytest.fixture
 def pixels(generator: torch.Generator) -> Tensor:
     return torch.randint(0, 256, (6, 1, 16, 16), generator=generator, dtype=torch.uint8)
@@ -65,7 +70,7 @@ def test_rate_of_gaussian_latents_is_the_closed_form(
     """½ ln(1 + s² e⁵) nats a dimension under the exact prior (paper.md, section 3)."""
     n = 2000
     latents = std * torch.randn(n, *unified.config.latent_shape, generator=generator)
-    unified.encoder, unified.prior, unified.decoder = Fixed(latents), Gaussian(std), Gaussian(0)
+    _replace(unified, encoder=Fixed(latents), prior=Gaussian(std), decoder=Gaussian(0))
     settings = replace(SETTINGS, levels=16)
     blank = torch.zeros(n, 1, 16, 16, dtype=torch.uint8)
     nats = images(unified, blank, torch.arange(n), (12, 12), settings)["nats"]
@@ -78,7 +83,7 @@ def test_rate_of_gaussian_latents_is_the_closed_form(
 def test_squared_errors_of_a_decoder_that_draws_one_gray(
     unified: UnifiedLatents, pixels: Tensor
 ) -> None:
-    unified.decoder = Gaussian(0, mean=0.25)
+    _replace(unified, decoder=Gaussian(0, mean=0.25))
     found = images(unified, pixels, torch.arange(6), (12, 12), SETTINGS)
     x = to_unit(pixels).double()
     grid = (x - 0.25).square().flatten(1).mean(1)

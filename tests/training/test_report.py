@@ -22,7 +22,7 @@ SaveTiny = Callable[[str, bool], Path]
 @pytest.fixture
 def evaluation(shapes: Path, save_tiny: SaveTiny, tmp_path: Path) -> Evaluation:
     made = plan(
-        save_tiny("tiny", True), shapes, tmp_path / "out", images=7, generated=6, levels=2, batch=4
+        save_tiny("tiny", True), shapes, tmp_path / "out", images=7, generated=6, levels=3, batch=4
     )
     list(run(made))
     return made
@@ -81,7 +81,7 @@ def test_judge_of_other_labels(evaluation: Evaluation, tmp_path: Path) -> None:
 
 
 def test_stage_1_alone_is_reported(shapes: Path, save_tiny: SaveTiny, tmp_path: Path) -> None:
-    made = plan(save_tiny("stage1", False), shapes, tmp_path / "out", images=3, levels=2)
+    made = plan(save_tiny("stage1", False), shapes, tmp_path / "out", images=3, levels=3)
     list(run(made))
     report(made)
     assert (made.out / "reconstructions.png").is_file()
