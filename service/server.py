@@ -70,9 +70,7 @@ class Server(uvicorn.Server):
             for listener in bound.sockets:
                 host, port = listener.getsockname()[:2]
                 host = f"[{host}]" if ":" in host else host
-                log.info(
-                    "listening on http://%s:%d  (docs: http://%s:%d/docs)", host, port, host, port
-                )
+                log.info("listening on http://%s:%d (docs: /docs)", host, port)
 
 
 def engine_options(settings: Settings) -> EngineOptions:

@@ -24,9 +24,11 @@ def state_folder() -> Path:
     return Path(base) / "unified-latents"
 
 
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_threads() -> int:
+    """The largest power of two within the cores that this process may use."""
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return 1 << (cores.bit_length() - 1)
 
 
 def parse_model(text: str) -> tuple[str, str]:
@@ -45,19 +47,23 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="UL_", extra="ignore", populate_by_name=True)
 
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("PORT", "UL_PORT"))
+    port: int = Field(
+        default=8000, ge=0, le=65535, validation_alias=AliasChoices("PORT", "UL_PORT")
+    )
     home: Path = Field(default_factory=state_folder)
     models: Annotated[dict[str, str], NoDecode] = {}
     """Name → checkpoint folder; empty: the shipped model."""
     allow_anonymous: bool = False
-    max_body: int = Field(16 * 2**20, ge=1024)
-    max_pixels: int = Field(36_000_000, ge=1)
-    max_samples: int = Field(64, ge=1, le=1024)
-    max_rows: int = Field(16, ge=1, le=1024)
-    max_pending: int = Field(256, ge=1)
-    threads: int = Field(default_factory=available_cores, ge=1)
+    max_body: int = Field(default=16 * 2**20, ge=1024)
+    max_pixels: int = Field(default=36_000_000, ge=1)
+    max_samples: int = Field(default=64, ge=1, le=1024)
+    max_rows: int = Field(default=16, ge=1, le=1024)
+    max_pending: int = Field(default=256, ge=1)
+    threads: int = Field(default_factory=usable_threads, ge=1)
+    """Of the engine. A power of two: others split a tensor at places that move with the batch,
+    and strict mode could not keep its promise."""
     device: str = "cpu"
-    grace: int = Field(30, ge=0)
+    grace: int = Field(default=30, ge=0)
     """Seconds that open requests get to finish after SIGTERM."""
 
     @field_validator("models", mode="before")
@@ -67,6 +73,13 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return dict(parse_model(part) for part in value.split(",") if part.strip())
+
+    @field_validator("threads")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError("must be a power of two")
+        return value
 
     @property
     def served(self) -> dict[str, str]:

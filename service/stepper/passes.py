@@ -20,6 +20,7 @@ from unified_latents.service.stepper.numerics import arithmetic
 from unified_latents.service.stepper.work import Sample, Walk, noised
 
 _RATE_ROWS = 64
+_STEP_ROWS = 8
 
 
 class Outcome(NamedTuple):
@@ -137,9 +138,28 @@ def _gather(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
 
 
 def _step(samples: Sequence[Sample], v_hat: Tensor, *, clip: bool) -> list[Outcome]:
+    """`advance` for every sample, a few rows at a time.
+
+    torch computes α(λ) and σ(λ) by another routine, with other last bits, once a vector is long
+    enough; blocks below that length keep a row's step independent of the batch.
+    """
+    states = [
+        _advance(samples[i : i + _STEP_ROWS], v_hat[i : i + _STEP_ROWS], clip=clip)
+        for i in range(0, len(samples), _STEP_ROWS)
+    ]
+    state = State(*(torch.cat(parts) for parts in zip(*states, strict=True)))
+    outcomes = []
+    for sample, x, previous, ok in zip(samples, *state, finite(state.x_t), strict=True):
+        walk = _walk(sample)
+        walk.state, walk.step = State(x, previous), walk.step + 1
+        outcomes.append(Outcome(sample, ok, x if walk.ended else None))
+    return outcomes
+
+
+def _advance(samples: Sequence[Sample], v_hat: Tensor, *, clip: bool) -> State:
     walks = [_walk(sample) for sample in samples]
     x_t, log_snr = _gather(samples)
-    state = advance(
+    return advance(
         State(x_t, torch.stack([walk.state.previous for walk in walks])),
         v_hat,
         log_snr,
@@ -147,10 +167,3 @@ def _step(samples: Sequence[Sample], v_hat: Tensor, *, clip: bool) -> list[Outco
         torch.stack([walk.eps for walk in walks]),
         clip=clip,
     )
-    healthy = finite(state.x_t)
-    for walk, x, previous in zip(walks, state.x_t, state.previous, strict=True):
-        walk.state, walk.step = State(x, previous), walk.step + 1
-    return [
-        Outcome(sample, ok, walk.state.x_t if walk.ended else None)
-        for sample, walk, ok in zip(samples, walks, healthy, strict=True)
-    ]

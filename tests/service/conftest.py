@@ -1,0 +1,169 @@
+"""A tiny checkpoint with random weights, a real server on it, and an application without one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from starlette.testclient import TestClient
+from torch import nn
+
+from unified_latents.models import checkpoint
+from unified_latents.models.base import BaseModel
+from unified_latents.models.config import (
+    BaseConfig,
+    DecoderConfig,
+    EncoderConfig,
+    TransformerConfig,
+    UnifiedConfig,
+)
+from unified_latents.models.manifest import Card, DataSource, Defaults, Preprocessing
+from unified_latents.models.schedule import CosineSchedule, LinearSchedule
+from unified_latents.models.unified import UnifiedLatents
+from unified_latents.service.engine.fake import FakeEngine, fake_card
+from unified_latents.service.http.app import create_app
+from unified_latents.service.metrics import Metrics
+from unified_latents.service.settings import Settings
+
+LABELS = ("circle", "Square", "long name")
+HALF = (2, 2)
+
+
+def tiny_config(name: str = "tiny") -> UnifiedConfig:
+    """16×16 gray pictures in 4×4×4 latents."""
+    return UnifiedConfig(
+        name=name,
+        image_channels=1,
+        size=(16, 16),
+        latent_channels=4,
+        encoder=EncoderConfig((8, 16), (1, 1), HALF, (HALF,)),
+        prior=TransformerConfig(width=32, depth=1, head_dim=16),
+        decoder=DecoderConfig(
+            (16,), 1, HALF, (HALF,), TransformerConfig(width=32, depth=1, head_dim=16)
+        ),
+        latent_schedule=LinearSchedule(-10, 5),
+        image_schedule=CosineSchedule(-10, 10),
+        loss_factor=5.0,
+        decoder_bias=2.0,
+    )
+
+
+def _wake(module: nn.Module) -> None:
+    """Layers that start at zero would make every output independent of its input."""
+    for parameter in module.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+
+
+def save_tiny(folder: Path, *, seed: int = 0, base: bool = True) -> Path:
+    """A checkpoint with random weights."""
+    torch.manual_seed(seed)
+    config = tiny_config()
+    unified = UnifiedLatents(config)
+    width = TransformerConfig(width=32, depth=2, head_dim=16)
+    base_config = BaseConfig(
+        name="tiny",
+        latent_shape=config.latent_shape,
+        outer=width,
+        inner=width,
+        stride=HALF,
+        classes=len(LABELS),
+        schedule=config.latent_schedule,
+        bias=0.0,
+    )
+    model = BaseModel(base_config) if base else None
+    for module in (unified, model):
+        if module is not None:
+            _wake(module)
+    card = Card(
+        name="tiny",
+        labels=LABELS,
+        preprocessing=Preprocessing("L", "pad", 0),
+        data=DataSource("noise", "nowhere", "CC0-1.0"),
+        licence="Apache-2.0",
+        defaults=Defaults(base_steps=4, decode_steps=4, guidance=1.5),
+    )
+    checkpoint.save(folder, unified, model, card)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """No base model, and another latent space."""
+    return save_tiny(tmp_path_factory.mktemp("checkpoints") / "plain", seed=1, base=False)
+
+
+class LiveServer:
+    """`ul-serve up` in a process of its own."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "unified_latents.service", "up", *arguments],
+            env={**os.environ, "PORT": "0", **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[str] = []
+        self.url = self.wait_for(r"listening on (http://\S+)")
+        self.http = httpx.Client(base_url=self.url, timeout=120)
+
+    def wait_for(self, pattern: str) -> str:
+        """Read the log up to a line that has `pattern`; its first group."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+            if found := re.search(pattern, line):
+                return found.group(1)
+        raise AssertionError("the server ended:\n" + "".join(self.log))
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        self.http.close()
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.stderr is not None
+        self.log += self.process.stderr.readlines()
+        self.process.stderr.close()
+        return self.process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def live(
+    tiny: Path, tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """One real server with one real engine for the whole session."""
+    home = tmp_path_factory.mktemp("home")
+    server = LiveServer(
+        "--model", f"tiny={tiny}", "--model", f"plain={tiny_autoencoder}", UL_HOME=str(home)
+    )
+    try:
+        server.wait_for(r"(ready): torch")
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def fake() -> FakeEngine:
+    return FakeEngine(fake_card(), fake_card("plain", "autoencoder"))
+
+
+@pytest.fixture
+def client(fake: FakeEngine) -> Iterator[TestClient]:
+    """The application around an engine in memory; errors are answers, not exceptions."""
+    app = create_app(Settings(max_body=64 * 1024, max_pixels=10_000), fake, Metrics())
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client

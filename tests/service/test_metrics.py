@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from prometheus_client import generate_latest
+
+from unified_latents.service.engine.fake import fake_card
+from unified_latents.service.engine.messages import Ready, Tick
+from unified_latents.service.metrics import Metrics
+
+
+def test_a_tick_is_counted_by_stage_and_kind() -> None:
+    metrics = Metrics()
+    metrics.on_tick(Tick("base", 3, 3, 2, 0.01, (0.5,), 1, {"base": 7}, {"base": 4}))
+    value = metrics.registry.get_sample_value
+    stage = {"stage": "base"}
+    assert value("ul_denoise_row_steps_total", {**stage, "kind": "conditional"}) == 3
+    assert value("ul_denoise_row_steps_total", {**stage, "kind": "unconditional"}) == 2
+    assert value("ul_batch_rows_sum", stage) == 5
+    assert value("ul_step_duration_seconds_count", {**stage, "bucket": "8"}) == 1
+    assert value("ul_nonfinite_rows_total", stage) == 1
+    assert value("ul_queue_wait_seconds_sum", {**stage, "priority": "normal"}) == 0.5
+    assert value("ul_queue_depth", {**stage, "priority": "normal"}) == 4
+    assert value("ul_inflight_rows", stage) == 7
+
+
+def test_ready_and_restart_show() -> None:
+    metrics = Metrics()
+    metrics.on_ready(Ready(1, (fake_card("m"),), "reference", "s", "f", "2", "cpu"))
+    metrics.on_restart()
+    metrics.follow_step_age(lambda: 2.5)
+    text = generate_latest(metrics.registry).decode()
+    assert 'ul_canary_ok{model="m"} 1.0' in text
+    assert 'ul_build_info{device="cpu"' in text
+    assert "ul_engine_restarts_total 1.0" in text
+    assert "ul_last_step_age_seconds 2.5" in text
