@@ -147,27 +147,35 @@ def _read_split(folder: Path, prefix: str, digests: Mapping[str, str]) -> Arrays
 
 
 def _from_debian(digests: Mapping[str, str]) -> dict[str, Arrays]:
-    """Download the package and unpack it beside itself; needs neither root nor installation."""
+    """Download the package and unpack it beside itself; needs neither root nor installation.
+
+    The package lists are fetched into the same temporary folder: a machine's own may be empty,
+    and only root may refresh them.
+    """
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise DataError("no apt-get here")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # apt hands the download to its own user, who must be able to write here.
+        # apt hands its downloads to a user of its own, who must be able to enter.
         folder.chmod(0o755)
-        _run(["apt-get", "download", PACKAGE], folder)
+        for part in ("lists/partial", "cache/archives/partial"):
+            (folder / part).mkdir(parents=True)
+        lists, cache = f"Dir::State::Lists={folder}/lists", f"Dir::Cache={folder}/cache"
+        apt = ["apt-get", "-o", lists, "-o", cache]
+        _run([*apt, "update"], folder)
+        _run([*apt, "download", PACKAGE], folder)
         package = next(folder.glob(f"{PACKAGE}_*.deb"), None)
         if package is None:
             raise DataError(f"apt-get did not bring {PACKAGE}")
-        _run(["dpkg-deb", "-x", str(package), "."], folder)
+        _run(["dpkg-deb", "-x", package.name, "."], folder)
         return _read_folder(folder, digests)
 
 
 def _run(command: list[str], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        hint = f" (`apt-get update` first?): {said[-1]}" if said else ""
-        raise DataError(f"{' '.join(command[:2])} failed{hint}")
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise DataError(f"{command[0]} failed: {said}")
 
 
 def _from_hub(digests: Mapping[str, str]) -> dict[str, Arrays]:

@@ -80,7 +80,7 @@ def samples(pictures: Pictures, labels: Sequence[str]) -> Image.Image:
     draw = ImageDraw.Draw(image)
     height = rows[0][1].shape[0]
     for k, (label, _) in enumerate(rows):
-        place = (margin, _GAP + k * height + (height - _GAP) // 2)
+        place = (margin - _GAP, _GAP + k * height + (height - _GAP) // 2)
         draw.text(place, label, fill=(_INK,) * 3, font=font, anchor="rm")
     return image
 

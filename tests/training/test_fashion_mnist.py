@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from unified_latents.training import fashion_mnist
 from unified_latents.training.card import DataError, digest
 from unified_latents.training.data import load
 from unified_latents.training.fashion_mnist import (
@@ -139,3 +140,13 @@ def test_label_beyond_the_classes(tmp_path: Path) -> None:
     source.digests["train-labels-idx1-ubyte"] = hashlib.sha256(raw).hexdigest()
     with pytest.raises(DataError, match="label 10 of 10 classes"):
         prepare_fashion_mnist(tmp_path / "out", source.folder, source.digests)
+
+
+def test_without_any_way_all_three_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(fashion_mnist, "INSTALLED", tmp_path / "nowhere")
+    monkeypatch.setattr(fashion_mnist, "HUB", "nobody/has-this-set")
+    with pytest.raises(DataError, match=r"Three ways.*no apt-get here; no hub"):
+        prepare_fashion_mnist(tmp_path / "out")
