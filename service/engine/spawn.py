@@ -18,6 +18,8 @@ from pathlib import Path
 from unified_latents.service.engine.messages import PROTOCOL, Checkpoint, Hello
 
 _GRACE = 5.0
+STEPPER = (sys.executable, "-P", "-m", "unified_latents.service.stepper")
+"""`-P`: the working directory must not shadow packages."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class EngineOptions:
     max_pending: int = 256
     """Requests taken at once; the next one is refused."""
     environment: dict[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = STEPPER
+    """Run with the number of its pipe's descriptor as one more argument."""
 
     @property
     def hello(self) -> Hello:
@@ -94,7 +98,7 @@ def spawn(options: EngineOptions) -> EngineProcess:
     ours, theirs = socket.socketpair()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "unified_latents.service.stepper", str(theirs.fileno())],
+            [*options.command, str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             env=environment(options),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from unified_latents.service.engine.spawn import EngineOptions
 
 HOW = Trajectory(3, "ancestral")
 FOREVER = Trajectory(1000, "ancestral")
+STUB_DIES, STUB_HANGS, STUB_WAITS_FOR_NEXT = 101, 102, 103
 
 
 def generate(model: str = "m", **changes: object) -> Generate:
@@ -59,15 +61,22 @@ class Watch:
 
 
 @asynccontextmanager
-async def real(folder: Path, **options: int) -> AsyncIterator[tuple[EngineClient, Watch]]:
+async def _running(options: EngineOptions) -> AsyncIterator[tuple[EngineClient, Watch]]:
     watch = Watch()
-    engine = EngineClient(EngineOptions((Checkpoint("m", str(folder)),), **options), watch)  # type: ignore[arg-type]
+    engine = EngineClient(options, watch)
     await engine.start()
     try:
         await asyncio.wait_for(watch.ready.wait(), 120)
         yield engine, watch
     finally:
         await engine.stop()
+
+
+@asynccontextmanager
+async def real(folder: Path) -> AsyncIterator[tuple[EngineClient, Watch]]:
+    """The client on the real engine, with the tiny checkpoint as model m."""
+    async with _running(EngineOptions((Checkpoint("m", str(folder)),))) as pair:
+        yield pair
 
 
 async def seam(engine: Engine) -> None:
@@ -132,6 +141,19 @@ async def strict_bytes(engine: Engine) -> None:
     assert mixed == alone
 
 
+async def leave(engine: Engine, watch: Watch) -> None:
+    """Leaving a stream early cancels its work: the next request finds nothing else in flight."""
+    async with aclosing(engine.submit(generate(n=8, base=FOREVER))) as stream:
+        async for event in stream:
+            if isinstance(event, Progress):
+                break
+    assert engine.status.in_flight == 0
+    ticks: list[Tick] = []
+    watch.on_tick = ticks.append  # type: ignore[method-assign]
+    await result(engine, generate(decode=None))
+    assert {tick.inflight["base"] for tick in ticks[-2:]} <= {0, 1}
+
+
 def test_the_engine_in_memory() -> None:
     async def run() -> None:
         engine = FakeEngine(fake_card("m"))
@@ -143,98 +165,109 @@ def test_the_engine_in_memory() -> None:
 
 def test_the_engine_in_a_process(tiny: Path) -> None:
     async def run() -> None:
-        async with real(tiny) as (engine, _):
+        async with real(tiny) as (engine, watch):
             await strict_bytes(engine)
+            await leave(engine, watch)
             await seam(engine)
             assert engine.status.pid is None
 
     asyncio.run(run())
 
 
-def test_what_was_in_flight_at_a_kill_is_answered_with_the_same_bytes(tiny: Path) -> None:
+def test_what_was_in_flight_at_a_death_is_sent_again() -> None:
     async def run() -> None:
-        async with real(tiny) as (engine, watch):
-            requests = [
-                generate(seed=i, n=2, base=Trajectory(60, "ancestral"), decode=None)
-                for i in range(6)
-            ]
-            undisturbed = [await result(engine, request) for request in requests]
-            watch.ticked.clear()
-            work = asyncio.gather(*(result(engine, request) for request in requests))
-            await watch.ticked.wait()
+        async with stub() as (engine, watch):
+            undisturbed = [await result(engine, generate(seed=i)) for i in range(3)]
+            waiting = [generate(seed=i, label=STUB_WAITS_FOR_NEXT) for i in range(3)]
+            work = asyncio.gather(*(result(engine, request) for request in waiting))
+            await _until(lambda: engine.status.in_flight == 3)
             _kill(engine)
             again = await work
-            assert [r.latents for r in again] == [r.latents for r in undisturbed]
-            assert watch.restarts == 1
-            assert engine.status.restarts == 1
+            assert [r.images for r in again] == [r.images for r in undisturbed]
+            assert watch.restarts == engine.status.restarts == 1
 
     asyncio.run(run())
 
 
-def test_a_request_under_which_three_engines_die_is_lost(tiny: Path) -> None:
+def test_a_request_under_which_three_engines_die_is_lost_alone() -> None:
     async def run() -> None:
-        async with real(tiny) as (engine, watch):
-            lost = asyncio.ensure_future(result(engine, generate(base=FOREVER)))
-            for deaths in range(1, 4):
-                watch.ticked.clear()
-                await asyncio.wait_for(watch.ticked.wait(), 120)
-                _kill(engine)
-                await _until(lambda deaths=deaths: watch.restarts == deaths)  # type: ignore[misc]
+        async with stub() as (engine, watch):
             with pytest.raises(EngineError) as caught:
-                await lost
+                await result(engine, generate(label=STUB_DIES))
             assert caught.value.code == "engine_lost"
+            assert watch.restarts == 3
             assert (await result(engine, generate())).images is not None
 
     asyncio.run(run())
 
 
-def test_leaving_the_stream_cancels_the_work(tiny: Path) -> None:
+def test_requests_beyond_the_limit_are_refused() -> None:
     async def run() -> None:
-        async with real(tiny) as (engine, watch):
-            async with aclosing(engine.submit(generate(n=8, base=FOREVER))) as stream:
-                async for event in stream:
-                    if isinstance(event, Progress):
-                        break
-            assert engine.status.in_flight == 0
-            ticks: list[Tick] = []
-            watch.on_tick = ticks.append  # type: ignore[method-assign]
-            await result(engine, generate(decode=None))
-            assert {tick.inflight["base"] for tick in ticks[-2:]} <= {0, 1}
-
-    asyncio.run(run())
-
-
-def test_requests_beyond_the_limit_are_refused(tiny: Path) -> None:
-    async def run() -> None:
-        async with real(tiny, max_pending=1) as (engine, watch):
-            first = asyncio.ensure_future(result(engine, generate(base=FOREVER)))
-            await watch.ticked.wait()
+        async with stub(max_pending=1) as (engine, _):
+            first = asyncio.ensure_future(result(engine, generate(label=STUB_HANGS)))
+            await _until(lambda: engine.status.in_flight == 1)
             with pytest.raises(NotReadyError) as caught:
                 await result(engine, generate())
             assert caught.value.code == "busy"
+            assert engine.status.step_age >= 0
             first.cancel()
 
     asyncio.run(run())
 
 
-def test_a_damaged_checkpoint_is_named_and_not_tried_again(tiny: Path, tmp_path: Path) -> None:
-    damaged = tmp_path / "damaged"
-    damaged.mkdir()
-    for file in tiny.iterdir():
-        (damaged / file.name).write_bytes(file.read_bytes())
-    weights = bytearray((damaged / "decoder.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (damaged / "decoder.safetensors").write_bytes(weights)
-
+def test_an_engine_that_cannot_start_is_not_tried_again() -> None:
     async def run() -> None:
-        engine = EngineClient(EngineOptions((Checkpoint("m", str(damaged)),)))
+        engine = EngineClient(_stub_options("fail"))
         await engine.start()
         await _until(lambda: engine.status.state == "failed" and engine.status.pid is None)
-        assert "decoder.safetensors" in engine.status.detail
+        assert engine.status.detail == "decoder.safetensors is damaged"
         assert engine.status.restarts == 0
+        with pytest.raises(NotReadyError):
+            await result(engine, generate())
         await engine.stop()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("fault", ["other-protocol", "garbage"])
+def test_an_engine_that_breaks_the_protocol_is_replaced(fault: str) -> None:
+    async def run() -> None:
+        watch = Watch()
+        engine = EngineClient(_stub_options(fault), watch)
+        await engine.start()
+        await _until(lambda: watch.restarts >= 1)
+        assert engine.ready is None
+        await engine.stop()
+
+    asyncio.run(run())
+
+
+def test_stopping_fails_what_is_in_flight_and_ends_the_process() -> None:
+    async def run() -> None:
+        async with stub() as (engine, _):
+            pid = engine.status.pid
+            assert pid is not None
+            work = asyncio.ensure_future(result(engine, generate(label=STUB_HANGS)))
+            await _until(lambda: engine.status.in_flight == 1)
+            await engine.stop()
+            with pytest.raises(EngineError):
+                await work
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+    asyncio.run(run())
+
+
+def _stub_options(fault: str = "none", **options: int) -> EngineOptions:
+    command = (sys.executable, str(Path(__file__).with_name("stub_engine.py")), fault)
+    return EngineOptions((), command=command, **options)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def stub(**options: int) -> AsyncIterator[tuple[EngineClient, Watch]]:
+    """The client on an engine process without torch, which starts at once and dies on request."""
+    async with _running(_stub_options(**options)) as pair:
+        yield pair
 
 
 def _kill(engine: EngineClient) -> None:
