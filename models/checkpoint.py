@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -106,7 +107,7 @@ def load(folder: str | Path) -> Checkpoint:
         unified.eval().requires_grad_(False),
         None if base is None else base.eval().requires_grad_(False),
         read,
-        load_file(folder / manifest.CANARY),
+        _tensors(folder / manifest.CANARY),
     )
 
 
@@ -185,9 +186,17 @@ def _stored(
 
 
 def _fill(module: nn.Module, path: Path) -> None:
+    tensors = {name: value.float() for name, value in _tensors(path).items()}
     try:
-        module.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    except (FileNotFoundError, RuntimeError) as error:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
