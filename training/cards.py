@@ -13,7 +13,7 @@ def checkpoint_card(
     data: DataCard,
     recipe: dict[str, Any],
     metrics: dict[str, Any],
-    defaults: Defaults | None = None,
+    defaults: Defaults,
 ) -> Card:
     """A card whose licence is that of the pictures, until its author says otherwise."""
     return Card(
@@ -22,7 +22,7 @@ def checkpoint_card(
         preprocessing=Preprocessing(data.mode, data.fit, data.background),
         data=DataSource(data.name, data.source, data.licence, dict(data.counts), dict(data.sha256)),
         licence=data.licence,
-        defaults=defaults or Defaults(),
+        defaults=defaults,
         recipe=recipe,
         metrics=metrics,
     )

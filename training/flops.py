@@ -36,7 +36,7 @@ def mm_flops_per_second(size: int, device: torch.device) -> float:
     return float(2 * size**3 / (time.perf_counter() - start))
 
 
-def peak_flops(device: torch.device, sizes: Sequence[int] = PEAK_SIZES, repeats: int = 4) -> float:
+def peak_flops(device: torch.device, sizes: Sequence[int] = PEAK_SIZES, repeats: int = 3) -> float:
     """The best FLOP/s over `sizes`, each measured `repeats` times after one to warm up."""
     for size in sizes:
         mm_flops_per_second(size, device)

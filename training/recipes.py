@@ -13,10 +13,12 @@ from typing import Literal
 
 from unified_latents.models import presets
 from unified_latents.models.config import BaseConfig, UnifiedConfig
+from unified_latents.models.manifest import Defaults
 from unified_latents.training.card import DataCard
 from unified_latents.training.errors import TrainingError
 
 Precision = Literal["no", "bf16"]
+_PLAIN, _GUIDED = Defaults(), Defaults(guidance=1.5)
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,16 @@ class Training:
     log_every: int = 100
     """Steps that one line of the log averages."""
     grid_every: int = 2000
+    """Steps between two looks at samples and test split; whole windows of the log."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulation", "log_every", "grid_every"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.grid_every % self.log_every:
+            raise TrainingError(
+                f"grid_every {self.grid_every} is no multiple of log_every {self.log_every}"
+            )
         if self.batch % self.accumulation:
             raise TrainingError(
                 f"a batch of {self.batch} does not split into {self.accumulation} equal parts"
@@ -91,6 +98,8 @@ class Stage1Recipe:
     model: UnifiedConfig
     training: Training
     encoder_warmup: EncoderWarmup = EncoderWarmup(300, 1500)
+    defaults: Defaults = _PLAIN
+    """How the checkpoint is sampled unless a request says otherwise; the sample grids too."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,7 @@ class Stage2Recipe:
     training: Training
     label_dropout: float = 0.1
     """How often a label is replaced by the null class, for guidance."""
+    defaults: Defaults = _GUIDED
 
 
 def fashion(card: DataCard) -> Stage1Recipe:

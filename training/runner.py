@@ -122,8 +122,9 @@ def claim(out: Path, description: dict[str, Any]) -> None:
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = list(dict.fromkeys([*old, *new]))
-        found = [_differences(old.get(k), new.get(k), f"{name}.{k}".lstrip(".")) for k in keys]
+        # A field that one side lacks came or went with a version, and its default is what ran.
+        keys = [key for key in old if key in new]
+        found = [_differences(old[key], new[key], f"{name}.{key}".lstrip(".")) for key in keys]
         return [line for lines in found for line in lines]
     return [] if old == new else [f"{name}: {old} there, {new} here"]
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from unified_latents.models import checkpoint
 from unified_latents.models.config import UnifiedConfig
-from unified_latents.models.manifest import Defaults
 from unified_latents.models.pixels import to_unit
 from unified_latents.models.unified import Draws, UnifiedLatents
 from unified_latents.training import grids, measure
@@ -118,7 +117,7 @@ class Stage1:
         """Rows of test images, each over its reconstructions."""
         real = self._shown.to(next(average.parameters()).device)
         index = torch.arange(len(real), device=real.device)
-        settings = Settings(Defaults(), levels=1)
+        settings = Settings(self.recipe.defaults, levels=1)
         made = measure.images(average.model, real, index, self.recipe.model.size, settings)
         rows = zip(real.split(_GRID_COLUMNS), made["picture"].split(_GRID_COLUMNS), strict=True)
         grids.write(path, torch.cat([part for row in rows for part in row]), _GRID_COLUMNS)
@@ -136,7 +135,10 @@ class Stage1:
     def save(self, average: Objective, folder: Path, figures: dict[str, float]) -> None:
         """A checkpoint without a base model: it encodes and decodes."""
         recipe = {"stage_1": self.describe()}
-        card = checkpoint_card(self.recipe.name, self.data.card, recipe, {"stage_1": figures})
+        metrics = {"stage_1": figures}
+        card = checkpoint_card(
+            self.recipe.name, self.data.card, recipe, metrics, self.recipe.defaults
+        )
         checkpoint.save(folder, average.model, None, card)
 
 

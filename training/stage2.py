@@ -20,7 +20,6 @@ from unified_latents.models import checkpoint
 from unified_latents.models.base import BaseDraws, BaseModel
 from unified_latents.models.config import BaseConfig
 from unified_latents.models.diffusion import kl_to_standard_normal
-from unified_latents.models.manifest import Defaults
 from unified_latents.training import grids, measure
 from unified_latents.training.cards import checkpoint_card
 from unified_latents.training.data import DataSet
@@ -33,7 +32,6 @@ from unified_latents.training.recipes import Stage2Recipe
 
 _HELD_OUT = 2048
 _SHOWN_CLASSES, _A_CLASS = 10, 4
-DEFAULTS = Defaults(guidance=1.5)
 
 
 class Inputs(NamedTuple):
@@ -152,7 +150,9 @@ class Stage2:
         label = self._labels.to(next(average.parameters()).device)
         unified = self.start.unified.to(label.device)
         index = torch.arange(len(label), device=label.device)
-        made = measure.generated(unified, average.model, label, index, Settings(DEFAULTS))
+        made = measure.generated(
+            unified, average.model, label, index, Settings(self.recipe.defaults)
+        )
         by_row = made["picture"].unflatten(0, (-1, _A_CLASS)).transpose(0, 1).flatten(0, 1)
         grids.write(path, by_row, columns=len(label) // _A_CLASS)
 
@@ -163,7 +163,7 @@ class Stage2:
             self.data.card,
             self.start.card.recipe | {"stage_2": self.describe()},
             self.start.card.metrics | {"stage_2": figures},
-            DEFAULTS,
+            self.recipe.defaults,
         )
         checkpoint.save(folder, self.start.unified, average.model, card)
 

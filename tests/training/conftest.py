@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from unified_latents.training.card import Row, write_set
 from unified_latents.training.data import DataSet, load
 from unified_latents.training.recipes import EncoderWarmup, Stage1Recipe, Stage2Recipe, Training
 
+FEW = Defaults(base_steps=3, decode_steps=3)
 LABELS = ("dark", "middle", "bright")
 SHAPES = ("circle", "square", "cross")
 
@@ -76,7 +78,7 @@ def pictures(pictures_folder: Path) -> DataSet:
 
 @pytest.fixture
 def training() -> Training:
-    return Training(steps=10, batch=6, log_every=3, grid_every=5, seed=7)
+    return Training(steps=10, batch=6, log_every=3, grid_every=6, seed=7)
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def tiny() -> UnifiedConfig:
 
 @pytest.fixture
 def stage1(tiny: UnifiedConfig, training: Training) -> Stage1Recipe:
-    return Stage1Recipe("tiny", tiny, training, EncoderWarmup(2, 4))
+    return Stage1Recipe("tiny", tiny, training, EncoderWarmup(2, 4), FEW)
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def stage2(tiny: UnifiedConfig, training: Training) -> Stage2Recipe:
         schedule=tiny.latent_schedule,
         bias=0.0,
     )
-    return Stage2Recipe("tiny", base, training)
+    return Stage2Recipe("tiny", base, training, defaults=replace(FEW, guidance=1.5))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from unified_latents.training.data import DataSet
 
 
 def test_a_checkpoint_says_what_its_pictures_were(pictures: DataSet) -> None:
-    card = checkpoint_card("mine", pictures.card, {"stage_1": {}}, {"step": 3})
+    card = checkpoint_card("mine", pictures.card, {"stage_1": {}}, {"step": 3}, Defaults())
     assert card.labels == ("dark", "middle", "bright")
     assert card.preprocessing == Preprocessing("L", "crop", 0)
     assert card.data.sha256 == pictures.card.sha256

@@ -29,7 +29,12 @@ def test_the_encoder_hears_nothing_then_more_then_all() -> None:
 @pytest.mark.parametrize("field", ["steps", "batch", "accumulation", "log_every", "grid_every"])
 def test_counts_below_one_are_refused_by_name(field: str, training: Training) -> None:
     with pytest.raises(TrainingError, match=f"{field} must be at least 1, got 0"):
-        replace(training, **{field: 0})
+        replace(training, **{field: 0})  # type: ignore[arg-type]
+
+
+def test_looks_fall_on_whole_windows(training: Training) -> None:
+    with pytest.raises(TrainingError, match="grid_every 7 is no multiple of log_every 3"):
+        replace(training, grid_every=7)
 
 
 def test_a_batch_that_does_not_accumulate_is_refused(training: Training) -> None:
