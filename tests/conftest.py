@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("PORT", None)
 for _name in [name for name in os.environ if name.startswith("UL_")]:
