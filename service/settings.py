@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     max_body: int = Field(default=16 * 2**20, ge=1024)
     max_pixels: int = Field(default=36_000_000, ge=1)
     max_samples: int = Field(default=64, ge=1, le=1024)
-    max_rows: int = Field(default=16, ge=1, le=1024)
+    max_rows: int = Field(default=32, ge=1, le=1024)
     max_pending: int = Field(default=256, ge=1)
     threads: int = Field(default_factory=usable_threads, ge=1)
     """Of the engine. A power of two: others split a tensor at places that move with the batch,

@@ -28,7 +28,7 @@ class EngineOptions:
 
     checkpoints: tuple[Checkpoint, ...]
     threads: int = 1
-    max_rows: int = 16
+    max_rows: int = 32
     device: str = "cpu"
     max_pending: int = 256
     """Requests taken at once; the next one is refused."""

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -131,12 +131,13 @@ class LiveServer:
         raise AssertionError("the server ended:\n" + "".join(self.log))
 
     def stop(self) -> int:
-        """SIGTERM; the exit status."""
+        """SIGTERM, if nothing has ended it yet; the exit status."""
         self.http.close()
         self.process.send_signal(signal.SIGTERM)
         assert self.process.stderr is not None
-        self.log += self.process.stderr.readlines()
-        self.process.stderr.close()
+        if not self.process.stderr.closed:
+            self.log += self.process.stderr.readlines()
+            self.process.stderr.close()
         return self.process.wait(60)
 
 
@@ -153,6 +154,20 @@ def live(
         server.wait_for(r"(ready): torch")
         yield server
     finally:
+        server.stop()
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., LiveServer]]:
+    """Starts servers that a test may end as it likes."""
+    started: list[LiveServer] = []
+
+    def start(*arguments: str, **environment: str) -> LiveServer:
+        started.append(LiveServer(*arguments, **environment))
+        return started[-1]
+
+    yield start
+    for server in started:
         server.stop()
 
 

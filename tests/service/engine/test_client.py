@@ -49,12 +49,14 @@ class Watch:
     def __init__(self) -> None:
         self.ready, self.ticked = asyncio.Event(), asyncio.Event()
         self.restarts = 0
+        self.keep: Callable[[Tick], None] = lambda tick: None
 
     def on_ready(self, ready: Ready) -> None:
         self.ready.set()
 
     def on_tick(self, tick: Tick) -> None:
         self.ticked.set()
+        self.keep(tick)
 
     def on_restart(self) -> None:
         self.restarts += 1
@@ -149,7 +151,7 @@ async def leave(engine: Engine, watch: Watch) -> None:
                 break
     assert engine.status.in_flight == 0
     ticks: list[Tick] = []
-    watch.on_tick = ticks.append  # type: ignore[method-assign]
+    watch.keep = ticks.append
     await result(engine, generate(decode=None))
     assert {tick.inflight["base"] for tick in ticks[-2:]} <= {0, 1}
 
@@ -258,15 +260,15 @@ def test_stopping_fails_what_is_in_flight_and_ends_the_process() -> None:
     asyncio.run(run())
 
 
-def _stub_options(fault: str = "none", **options: int) -> EngineOptions:
+def _stub_options(fault: str = "none", max_pending: int = 256) -> EngineOptions:
     command = (sys.executable, str(Path(__file__).with_name("stub_engine.py")), fault)
-    return EngineOptions((), command=command, **options)  # type: ignore[arg-type]
+    return EngineOptions((), command=command, max_pending=max_pending)
 
 
 @asynccontextmanager
-async def stub(**options: int) -> AsyncIterator[tuple[EngineClient, Watch]]:
+async def stub(max_pending: int = 256) -> AsyncIterator[tuple[EngineClient, Watch]]:
     """The client on an engine process without torch, which starts at once and dies on request."""
-    async with _running(_stub_options(**options)) as pair:
+    async with _running(_stub_options(max_pending=max_pending)) as pair:
         yield pair
 
 

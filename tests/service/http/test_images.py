@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 
 def file(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, format, **options)  # type: ignore[arg-type]
+    image.save(stream, format, **options)
     return stream.getvalue()
 
 

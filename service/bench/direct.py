@@ -1,0 +1,103 @@
+"""The loop without the service: a process that times what it is asked to, line by line.
+
+`python -P -m unified_latents.service.bench.direct FOLDER THREADS` reads JSON tasks from its
+standard input and answers each with the seconds it took. It runs in the environment it is given,
+so one with MKL's reproducible mode and one without can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unified_latents.models.base import guided
+from unified_latents.models.pixels import from_unit
+from unified_latents.models.sampling import Denoiser, NoiseKeys, Stage, plan, sample
+from unified_latents.service.engine.messages import Checkpoint
+from unified_latents.service.stepper.catalogue import Model, load
+from unified_latents.service.stepper.numerics import arithmetic
+
+
+def within(strict: bool, denoise: Denoiser) -> Denoiser:
+    """The denoiser under the arithmetic of a mode."""
+
+    def run(x_t: Tensor, log_snr: Tensor) -> Tensor:
+        with arithmetic(strict, len(x_t)):
+            return denoise(x_t, log_snr)
+
+    return run
+
+
+def generate(model: Model, n: int, steps: int, guidance: float, seed: int, strict: bool) -> Tensor:
+    """n images of label 0, as the paper's two loops."""
+    if model.base is None:
+        raise ValueError("the bench needs a model with a base model")
+    config = model.unified.config
+    samples = torch.arange(n)
+    seeds = torch.full_like(samples, seed)
+    z_0 = sample(
+        within(strict, guided(model.base, torch.zeros_like(samples), guidance)),
+        NoiseKeys(seeds, samples, Stage.BASE),
+        config.latent_shape,
+        plan(config.latent_schedule, steps, "dpmpp-2m", to_mean=False),
+        clip=False,
+    )
+    x = sample(
+        within(strict, lambda x_t, log_snr: model.unified.decoder(x_t, log_snr, z_0)),
+        NoiseKeys(seeds, samples, Stage.DECODE),
+        config.image_shape,
+        plan(config.image_schedule, steps, "ancestral", to_mean=True),
+        clip=True,
+    )
+    return from_unit(x)
+
+
+def forward(model: Model, stage: str, n: int) -> Callable[[], Tensor]:
+    """One evaluation of one network on n rows."""
+    unified, config = model.unified, model.unified.config
+    x, z = torch.randn(n, *config.image_shape), torch.randn(n, *config.latent_shape)
+    log_snr, label = torch.linspace(-5, 3, n), torch.zeros(n, dtype=torch.int64)
+    base = model.base
+    passes: dict[str, Callable[[], Tensor]] = {
+        "encode": lambda: unified.encoder(x),
+        "decode": lambda: unified.decoder(x, log_snr, z),
+    }
+    if base is not None:
+        passes["base"] = lambda: base(z, log_snr, label)
+    return passes[stage]
+
+
+def timed(model: Model, task: dict[str, Any]) -> float:
+    """Seconds of a task, after one unmeasured run where it is a single pass."""
+    strict = bool(task["strict"])
+    if task["stage"] == "all":
+        began = time.perf_counter()
+        generate(model, task["n"], task["steps"], task["guidance"], task["seed"], strict)
+        return time.perf_counter() - began
+    run = forward(model, task["stage"], task["n"])
+    with arithmetic(strict, task["n"]):
+        run()
+        began = time.perf_counter()
+        for _ in range(task["repeats"]):
+            run()
+        return (time.perf_counter() - began) / float(task["repeats"])
+
+
+@torch.inference_mode()
+def main(folder: str, threads: int) -> None:
+    """Answer tasks until the input ends."""
+    torch.set_num_threads(threads)
+    model = load(Checkpoint("bench", folder), "cpu")
+    for line in sys.stdin:
+        sys.stdout.write(f"{timed(model, json.loads(line))}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
