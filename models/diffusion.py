@@ -8,6 +8,8 @@ Everything is pure, fp32, and summed over the dimensions of a sample: [n, …] i
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -94,7 +96,6 @@ def sigmoid_weighted(
 
 def kl_to_standard_normal(x: Float[Tensor, "n *d"], log_snr: float) -> Float[Tensor, " n"]:
     """KL[ N(α x, σ²) ‖ N(0, I) ] = ½ Σ_i (α² x_i² + σ² − 1 − ln σ²), in nats, at one level."""
-    level = torch.tensor(log_snr, dtype=torch.float64)
-    alpha2, sigma2 = torch.sigmoid(level).item(), torch.sigmoid(-level).item()
-    constant = sigma2 - 1 - torch.log(torch.sigmoid(-level)).item()
+    alpha2, sigma2 = 1 / (1 + math.exp(-log_snr)), 1 / (1 + math.exp(log_snr))
+    constant = sigma2 - 1 - math.log(sigma2)
     return 0.5 * (alpha2 * x.float().square() + constant).flatten(1).sum(1)

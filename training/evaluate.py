@@ -59,13 +59,21 @@ class Evaluation:
     settings: Settings
     digest: str
     """Of the checkpoint: one that changes under a running evaluation is an error."""
+    stage_1: tuple[str, ...]
+    """Of the files of encoder, prior and decoder."""
     test_sha256: str
     batch: int = 64
 
-    @property
-    def parts(self) -> Path:
-        decides = (self.digest, self.test_sha256, self.settings)
-        return self.out / "parts" / hashlib.sha256(msgspec.json.encode(decides)).hexdigest()[:16]
+    def part(self, unit: Unit) -> Path:
+        """A unit's file. Reconstructions know nothing of the base model, so they outlive it."""
+        how, settings = self.settings.sampling, self.settings
+        if unit.kind == "images":
+            sampling = (how.decode_steps, how.decode_sampler)
+            decides = (self.stage_1, self.test_sha256, sampling, settings.levels, settings.seed)
+        else:
+            decides = (self.digest, self.settings)
+        name = hashlib.sha256(msgspec.json.encode(decides)).hexdigest()[:16]
+        return self.out / "parts" / name / unit.file
 
     def units(self) -> list[Unit]:
         """All of the work, in order."""
@@ -77,7 +85,7 @@ class Evaluation:
 
     def merged(self, kind: Kind, count: int) -> dict[str, Tensor]:
         """The tensors of all units of one kind, joined in the order of the pictures."""
-        parts = [load_file(self.parts / unit.file) for unit in self._units(kind, count)]
+        parts = [load_file(self.part(unit)) for unit in self._units(kind, count)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -130,6 +138,7 @@ def plan(
         generated=generated if "base.safetensors" in manifest.files else 0,
         settings=Settings(how, levels, seed),
         digest=manifest.digest,
+        stage_1=tuple(manifest.files[f"{name}.safetensors"] for name in checkpoints.STAGE_1),
         test_sha256=card.sha256[f"{SPLITS[1]}.parquet"],
         batch=batch,
     )
@@ -149,8 +158,7 @@ def _sampling(
 
 def run(evaluation: Evaluation, processes: int = 1) -> Generator[Unit]:
     """Measure what is not measured yet, on so many processes; yields each unit when it is done."""
-    evaluation.parts.mkdir(parents=True, exist_ok=True)
-    todo = [unit for unit in evaluation.units() if not (evaluation.parts / unit.file).is_file()]
+    todo = [unit for unit in evaluation.units() if not evaluation.part(unit).is_file()]
     if processes == 1:
         for unit in todo:
             yield _work(evaluation, unit)
@@ -206,7 +214,8 @@ def _work(evaluation: Evaluation, unit: Unit) -> Unit:
         found = measure.generated(unified, base, label, index, settings)
     else:
         raise DataError(f"{evaluation.checkpoint} has no base model")
-    path = evaluation.parts / unit.file
+    path = evaluation.part(unit)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{unit.file}.{os.getpid()}")
     save_file({name: value.cpu().contiguous() for name, value in found.items()}, partial)
     os.replace(partial, path)

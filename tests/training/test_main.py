@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from unified_latents.models import checkpoint
 from unified_latents.training import __main__ as commands
 
 
@@ -73,23 +72,6 @@ def wide_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_pictures_to_a_checkpoint(
-    wide_pictures: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    common = ("--data", wide_pictures, "--steps", 2, "--batch", 2)
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert run(monkeypatch, "stage1", "small_32", *common, "--out", one) == 0
-    assert "finished after step 2" in capsys.readouterr().out
-    flags = ("--stage1", one / "checkpoint", "--out", two)
-    assert run(monkeypatch, "stage2", "small", *common, *flags) == 0
-    made = checkpoint.load(two / "checkpoint")
-    assert made.card.labels == ("high", "low")
-    assert checkpoint.check_canary(made).ok
-
-
 def test_help_names_every_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
