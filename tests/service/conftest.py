@@ -49,8 +49,8 @@ def tiny_config(name: str = "tiny") -> UnifiedConfig:
         decoder=DecoderConfig(
             (16,), 1, HALF, (HALF,), TransformerConfig(width=32, depth=1, head_dim=16)
         ),
-        latent_schedule=LinearSchedule(-10, 5),
-        image_schedule=CosineSchedule(-10, 10),
+        latent_schedule=LinearSchedule(-10.0, 5.0),
+        image_schedule=CosineSchedule(-10.0, 10.0),
         loss_factor=5.0,
         decoder_bias=2.0,
     )
