@@ -23,7 +23,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._declare_http()
-        self._declare_engine()
+        self._declare_passes()
+        self._declare_state()
 
     def _declare_http(self) -> None:
         self.http_requests = Counter(
@@ -37,7 +38,7 @@ class Metrics:
             registry=self.registry,
         )
 
-    def _declare_engine(self) -> None:
+    def _declare_passes(self) -> None:
         registry = self.registry
         self.queue_wait = Histogram(
             "ul_queue_wait_seconds",
@@ -74,6 +75,9 @@ class Metrics:
         self.nonfinite = Counter(
             "ul_nonfinite_rows_total", "Rows that were not finite.", ["stage"], registry=registry
         )
+
+    def _declare_state(self) -> None:
+        registry = self.registry
         self.cancelled = Counter(
             "ul_cancelled_total", "Requests left by their client.", ["phase"], registry=registry
         )

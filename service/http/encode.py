@@ -48,19 +48,29 @@ async def encode(request: Request, query: Annotated[EncodeQuery, Query()]) -> Re
     if done.latents is None:
         raise TypeError("the engine's result holds no latent")
     file = write(done.latents, message.kind, card)
-    body = EncodeResponse(
+    body = _body(file, message, card, fitted.report, done.bitrate)
+    return _file(file, body) if choice.bare else Response(body.model_dump_json(), media_type=JSON)
+
+
+def _body(
+    file: bytes,
+    message: Encode,
+    card: ModelCard,
+    fit: images.FitReport,
+    bitrate: Bitrate | None,
+) -> EncodeResponse:
+    return EncodeResponse(
         model=card.name,
         latent=base64.b64encode(file).decode(),
         media_type=LATENT,
         kind=message.kind,
-        shape=list(done.latents.shape),
+        shape=[1, *card.latent_shape],
         latent_space=card.latent_space,
         seed=message.seed,
         sha256=hashlib.sha256(file).hexdigest(),
-        fit=fitted.report,
-        bitrate=report(done.bitrate, card, query.levels) if done.bitrate else None,
+        fit=fit,
+        bitrate=report(bitrate, card, message.levels) if bitrate else None,
     )
-    return _file(file, body) if choice.bare else Response(body.model_dump_json(), media_type=JSON)
 
 
 def report(bitrate: Bitrate, card: ModelCard, levels: int) -> BitrateReport:
