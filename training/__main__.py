@@ -15,13 +15,13 @@ from rich.progress import Progress, track
 from unified_latents.models import checkpoint as checkpoints
 from unified_latents.models.manifest import CheckpointError
 from unified_latents.training import bench as benchmark
-from unified_latents.training import classifier as classifiers
-from unified_latents.training import evaluate as evaluation
 from unified_latents.training import recipes, runner
-from unified_latents.training import report as reports
-from unified_latents.training.card import DataCard, DataError, read_card
-from unified_latents.training.data import load, prepare_fashion_mnist, prepare_folder
+from unified_latents.training.data.card import DataCard, DataError, read_card
+from unified_latents.training.data.sets import load, prepare_fashion_mnist, prepare_folder
 from unified_latents.training.errors import TrainingError
+from unified_latents.training.evaluation import classifier as classifiers
+from unified_latents.training.evaluation import evaluate as evaluation
+from unified_latents.training.evaluation import report as reports
 from unified_latents.training.recipes import Training
 from unified_latents.training.stage1 import Stage1
 from unified_latents.training.stage2 import Stage2

@@ -20,8 +20,8 @@ from rich.table import Table
 
 from unified_latents.models import checkpoint
 from unified_latents.training import loop, recipes, runner
-from unified_latents.training.card import Row, write_set
-from unified_latents.training.data import DataSet, load
+from unified_latents.training.data.card import Row, write_set
+from unified_latents.training.data.sets import DataSet, load
 from unified_latents.training.ema import Ema
 from unified_latents.training.flops import PEAK_SIZES, mm_flops_per_second
 from unified_latents.training.journal import training_flops

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unified_latents.models.manifest import Card, DataSource, Defaults, Preprocessing
-from unified_latents.training.card import DataCard
+from unified_latents.training.data.card import DataCard
 
 
 def checkpoint_card(

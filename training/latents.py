@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unified_latents.models.pixels import to_unit
 from unified_latents.models.unified import UnifiedLatents
-from unified_latents.training.data import Split
+from unified_latents.training.data.sets import Split
 
 _BATCH = 500
 

@@ -14,7 +14,7 @@ from typing import Literal
 from unified_latents.models import presets
 from unified_latents.models.config import BaseConfig, UnifiedConfig
 from unified_latents.models.manifest import Defaults
-from unified_latents.training.card import DataCard
+from unified_latents.training.data.card import DataCard
 from unified_latents.training.errors import TrainingError
 
 Precision = Literal["no", "bf16"]

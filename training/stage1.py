@@ -22,7 +22,7 @@ from unified_latents.models.pixels import to_unit
 from unified_latents.models.unified import Draws, UnifiedLatents
 from unified_latents.training import grids, measure
 from unified_latents.training.cards import checkpoint_card
-from unified_latents.training.data import DataSet
+from unified_latents.training.data.sets import DataSet
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.loop import Terms
 from unified_latents.training.measure import Settings

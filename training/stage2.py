@@ -22,7 +22,7 @@ from unified_latents.models.config import BaseConfig
 from unified_latents.models.diffusion import kl_to_standard_normal
 from unified_latents.training import grids, measure
 from unified_latents.training.cards import checkpoint_card
-from unified_latents.training.data import DataSet
+from unified_latents.training.data.sets import DataSet
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.latents import Latents, cached
 from unified_latents.training.loop import Terms

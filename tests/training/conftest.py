@@ -25,8 +25,8 @@ from unified_latents.models.config import (
 from unified_latents.models.manifest import Card, DataSource, Defaults, Preprocessing
 from unified_latents.models.schedule import CosineSchedule, LinearSchedule
 from unified_latents.models.unified import UnifiedLatents
-from unified_latents.training.card import Row, write_set
-from unified_latents.training.data import DataSet, load
+from unified_latents.training.data.card import Row, write_set
+from unified_latents.training.data.sets import DataSet, load
 from unified_latents.training.recipes import EncoderWarmup, Stage1Recipe, Stage2Recipe, Training
 
 FEW = Defaults(base_steps=3, decode_steps=3)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from unified_latents.models.manifest import Defaults, Preprocessing
 from unified_latents.training.cards import checkpoint_card
-from unified_latents.training.data import DataSet
+from unified_latents.training.data.sets import DataSet
 
 
 def test_a_checkpoint_says_what_its_pictures_were(pictures: DataSet) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from unified_latents.training import runner
-from unified_latents.training.data import DataSet
+from unified_latents.training.data.sets import DataSet
 from unified_latents.training.flops import forward_flops
 from unified_latents.training.journal import Journal, training_flops
 from unified_latents.training.recipes import Stage1Recipe

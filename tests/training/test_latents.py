@@ -9,7 +9,7 @@ from unified_latents.models.config import UnifiedConfig
 from unified_latents.models.pixels import to_unit
 from unified_latents.models.unified import UnifiedLatents
 from unified_latents.training import latents
-from unified_latents.training.data import DataSet
+from unified_latents.training.data.sets import DataSet
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from unified_latents.training import recipes
-from unified_latents.training.data import DataSet
+from unified_latents.training.data.sets import DataSet
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.recipes import EncoderWarmup, Optimiser, Stage1Recipe, Training
 

@@ -14,7 +14,7 @@ import torch
 
 from unified_latents.models import checkpoint
 from unified_latents.training import runner, snapshot
-from unified_latents.training.data import DataSet
+from unified_latents.training.data.sets import DataSet
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.recipes import Stage1Recipe, Stage2Recipe
 from unified_latents.training.runner import Options
@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 import msgspec
 from unified_latents.training import runner
-from unified_latents.training.data import load
+from unified_latents.training.data.sets import load
 from unified_latents.training.recipes import Stage1Recipe
 from unified_latents.training.stage1 import Stage1
 

@@ -11,7 +11,7 @@ from PIL import Image
 from unified_latents.models import checkpoint
 from unified_latents.models.pixels import to_unit
 from unified_latents.models.unified import Draws
-from unified_latents.training.data import DataSet
+from unified_latents.training.data.sets import DataSet
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.recipes import EncoderWarmup, Stage1Recipe
 from unified_latents.training.stage1 import Stage1, bits_per_pixel

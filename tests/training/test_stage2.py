@@ -12,7 +12,7 @@ from unified_latents.models import checkpoint
 from unified_latents.models.base import BaseDraws
 from unified_latents.models.checkpoint import Checkpoint
 from unified_latents.models.diffusion import diffuse, kl_to_standard_normal
-from unified_latents.training.data import DataSet
+from unified_latents.training.data.sets import DataSet
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.recipes import Stage1Recipe, Stage2Recipe
 from unified_latents.training.stage1 import Stage1

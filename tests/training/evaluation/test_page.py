@@ -7,10 +7,16 @@ import pytest
 import torch
 
 from unified_latents.models.manifest import Defaults
-from unified_latents.training.evaluate import Metrics
+from unified_latents.training.evaluation.evaluate import Metrics
+from unified_latents.training.evaluation.page import (
+    Pictures,
+    markdown,
+    reconstructions,
+    samples,
+    write,
+)
 from unified_latents.training.measure import Settings
 from unified_latents.training.metrics import Figure
-from unified_latents.training.page import Pictures, markdown, reconstructions, samples, write
 
 
 def pictures(n: int = 20, channels: int = 1, side: int = 32) -> Pictures:

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unified_latents.training import fashion_mnist
-from unified_latents.training.card import DataError, digest
-from unified_latents.training.data import load
-from unified_latents.training.fashion_mnist import (
+from unified_latents.training.data import fashion_mnist
+from unified_latents.training.data.card import DataError, digest
+from unified_latents.training.data.fashion_mnist import (
     INSTALLED,
     LABELS,
     SHA256,
     prepare_fashion_mnist,
     read_idx,
 )
+from unified_latents.training.data.sets import load
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:

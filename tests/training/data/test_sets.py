@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from unified_latents.training.card import DataCard, DataError, Row, read_card, write_set
-from unified_latents.training.data import DataSet, load
+from unified_latents.training.data.card import DataCard, DataError, Row, read_card, write_set
+from unified_latents.training.data.sets import DataSet, load
 
 SHAPE = (6, 5)
 

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image as pillow
 from torch import Tensor
 
-from unified_latents.training.card import SPLITS, DataCard, DataError, digest, read_card
-from unified_latents.training.fashion_mnist import prepare_fashion_mnist
-from unified_latents.training.folder import prepare_folder
+from unified_latents.training.data.card import SPLITS, DataCard, DataError, digest, read_card
+from unified_latents.training.data.fashion_mnist import prepare_fashion_mnist
+from unified_latents.training.data.folder import prepare_folder
 
 __all__ = [
     "Batch",

@@ -27,8 +27,8 @@ from unified_latents.models import checkpoint as checkpoints
 from unified_latents.models.checkpoint import Checkpoint
 from unified_latents.models.manifest import Defaults, read_manifest
 from unified_latents.training import measure
-from unified_latents.training.card import SPLITS, DataCard, DataError, read_card
-from unified_latents.training.data import Split, load
+from unified_latents.training.data.card import SPLITS, DataCard, DataError, read_card
+from unified_latents.training.data.sets import Split, load
 from unified_latents.training.measure import Settings
 from unified_latents.training.metrics import Figure
 
@@ -66,12 +66,11 @@ class Evaluation:
 
     def part(self, unit: Unit) -> Path:
         """A unit's file. Reconstructions know nothing of the base model, so they outlive it."""
-        how, settings = self.settings.sampling, self.settings
+        decides: tuple[object, ...] = (self.digest, self.settings)
         if unit.kind == "images":
+            how, settings = self.settings.sampling, self.settings
             sampling = (how.decode_steps, how.decode_sampler)
             decides = (self.stage_1, self.test_sha256, sampling, settings.levels, settings.seed)
-        else:
-            decides = (self.digest, self.settings)
         name = hashlib.sha256(msgspec.json.encode(decides)).hexdigest()[:16]
         return self.out / "parts" / name / unit.file
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from unified_latents.training.card import DataError
-from unified_latents.training.classifier import (
+from unified_latents.training.data.card import DataError
+from unified_latents.training.data.fashion_mnist import LABELS
+from unified_latents.training.data.sets import load as load_data
+from unified_latents.training.evaluation.classifier import (
     Classifier,
     ClassifierConfig,
     ClassifierRecipe,
@@ -17,8 +19,6 @@ from unified_latents.training.classifier import (
     shipped,
     train,
 )
-from unified_latents.training.data import load as load_data
-from unified_latents.training.fashion_mnist import LABELS
 
 CONFIG = ClassifierConfig(1, (12, 12), ("a", "b", "c"), widths=(4, 6), features=8)
 

@@ -14,11 +14,11 @@ from unified_latents.models import manifest
 from unified_latents.models.checkpoint import Networks
 from unified_latents.models.manifest import Manifest
 from unified_latents.models.pixels import to_unit
-from unified_latents.training import classifier as classifiers
-from unified_latents.training import page
-from unified_latents.training.classifier import Classifier
-from unified_latents.training.data import DataError, DataSet, load
-from unified_latents.training.evaluate import Evaluation, Metrics
+from unified_latents.training.data.sets import DataError, DataSet, load
+from unified_latents.training.evaluation import classifier as classifiers
+from unified_latents.training.evaluation import page
+from unified_latents.training.evaluation.classifier import Classifier
+from unified_latents.training.evaluation.evaluate import Evaluation, Metrics
 from unified_latents.training.measure import Settings
 from unified_latents.training.metrics import (
     Figure,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from unified_latents.training.evaluate import Metrics
+from unified_latents.training.evaluation.evaluate import Metrics
 from unified_latents.training.metrics import Figure
 
 COLUMNS = 16

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unified_latents.training.card import DataError
-from unified_latents.training.data import load
-from unified_latents.training.folder import Frame, fit_image, prepare_folder
+from unified_latents.training.data.card import DataError
+from unified_latents.training.data.folder import Frame, fit_image, prepare_folder
+from unified_latents.training.data.sets import load
 
 BLUE, GREEN = (0, 0, 255), (0, 255, 0)
 

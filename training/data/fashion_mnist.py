@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as pillow
 
-from unified_latents.training.card import DataCard, DataError, Row, write_set
+from unified_latents.training.data.card import DataCard, DataError, Row, write_set
 
 LABELS = (
     "t-shirt", "trouser", "pullover", "dress", "coat",

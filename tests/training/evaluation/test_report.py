@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from unified_latents.models.manifest import read_manifest
-from unified_latents.training import classifier
-from unified_latents.training.card import DataError
-from unified_latents.training.classifier import Classifier, ClassifierConfig
-from unified_latents.training.data import load
-from unified_latents.training.evaluate import Evaluation, plan, run
-from unified_latents.training.report import attach, read, report
+from unified_latents.training.data.card import DataError
+from unified_latents.training.data.sets import load
+from unified_latents.training.evaluation import classifier
+from unified_latents.training.evaluation.classifier import Classifier, ClassifierConfig
+from unified_latents.training.evaluation.evaluate import Evaluation, plan, run
+from unified_latents.training.evaluation.report import attach, read, report
 
 SaveTiny = Callable[[str, bool], Path]
 

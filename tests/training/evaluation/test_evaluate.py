@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from unified_latents.models.manifest import CheckpointError
-from unified_latents.training.card import DataError
+from unified_latents.training.data.card import DataError
 from unified_latents.training.errors import TrainingError
-from unified_latents.training.evaluate import Evaluation, Kind, plan, run
+from unified_latents.training.evaluation.evaluate import Evaluation, Kind, plan, run
 
 SaveTiny = Callable[[str, bool], Path]
 
@@ -126,7 +126,7 @@ def test_pictures_of_another_size(
     import numpy as np
     from PIL import Image
 
-    from unified_latents.training.data import prepare_folder
+    from unified_latents.training.data.sets import prepare_folder
 
     (tmp_path / "other").mkdir()
     for k in range(2):

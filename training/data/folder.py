@@ -16,7 +16,7 @@ from typing import Literal
 from PIL import Image as pillow
 from PIL import ImageOps
 
-from unified_latents.training.card import DataCard, DataError, Fit, Mode, Row, write_set
+from unified_latents.training.data.card import DataCard, DataError, Fit, Mode, Row, write_set
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 UNLABELLED = "image"

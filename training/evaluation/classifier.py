@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unified_latents.models.pixels import to_unit
-from unified_latents.training.data import DataCard, DataError, DataSet, Split
+from unified_latents.training.data.sets import DataCard, DataError, DataSet, Split
 
 SHIPPED = "fashion-classifier.safetensors"
 SHIPPED_SHA256 = "eb4150a8b970b2c8b8fe21987faebfe31060f47766bb3ff4cd23755a148cb9dd"
@@ -183,7 +183,7 @@ def load(path: Path) -> Classifier:
 
 def shipped(expected: str = SHIPPED_SHA256) -> Classifier:
     """The Fashion-MNIST classifier of this package. `DataError` if it is not the pinned one."""
-    raw = (resources.files("unified_latents.training") / SHIPPED).read_bytes()
+    raw = (resources.files("unified_latents.training.evaluation") / SHIPPED).read_bytes()
     found = hashlib.sha256(raw).hexdigest()
     if found != expected:
         raise DataError(f"{SHIPPED} has SHA-256 {found}, not {expected}")

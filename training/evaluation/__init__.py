@@ -1,0 +1,1 @@
+"""Checkpoints, measured: units of work, the judge of labels, figures and the page."""
