@@ -116,7 +116,7 @@ class Stage2Recipe:
 
 def fashion(card: DataCard) -> Stage1Recipe:
     """The demo: Fashion-MNIST padded to 32x32, on one CPU thread."""
-    return _stage1("fashion", presets.fashion(), Training(steps=30_000, batch=32), card)
+    return _stage1("fashion", presets.fashion(), Training(steps=7_000, batch=32), card)
 
 
 def small_32(card: DataCard) -> Stage1Recipe:
@@ -133,7 +133,7 @@ def small_64(card: DataCard) -> Stage1Recipe:
 
 def fashion_base(card: DataCard, unified: UnifiedConfig) -> Stage2Recipe:
     """The demo's base model."""
-    return _stage2("fashion", Training(steps=20_000, batch=128), card, unified)
+    return _stage2("fashion", Training(steps=4_000, batch=64), card, unified)
 
 
 def small_base(card: DataCard, unified: UnifiedConfig) -> Stage2Recipe:
