@@ -25,8 +25,7 @@ FILE_LINES = 300
 FUNCTION_LINES = 40
 FUNCTION_LINES_P90 = 30
 KERNEL_LINES = 90
-ROOM_MODULES = 30
-"""The design says about fifteen: `training` is due to be split into rooms."""
+ROOM_MODULES = 20
 
 
 @dataclass(frozen=True)
