@@ -63,10 +63,12 @@ bench-sample: $(READY)
 train-demo: $(READY)
 	$(BIN)/ul-train data fashion-mnist --out $(UL_DATA)/fashion-mnist
 	$(BIN)/ul-train stage1 fashion --data $(UL_DATA)/fashion-mnist --out $(UL_RUNS)/stage1
+	$(BIN)/ul-train export $(UL_RUNS)/stage1/checkpoint --out $(UL_RUNS)/stage1-half --half
 	$(BIN)/ul-train stage2 fashion --data $(UL_DATA)/fashion-mnist \
-		--stage1 $(UL_RUNS)/stage1/checkpoint --out $(UL_RUNS)/stage2
-	$(BIN)/ul-train evaluate $(UL_RUNS)/stage2/checkpoint --data $(UL_DATA)/fashion-mnist \
-		--out $(UL_RUNS)/evaluation
+		--stage1 $(UL_RUNS)/stage1-half --out $(UL_RUNS)/stage2
+	$(BIN)/ul-train export $(UL_RUNS)/stage2/checkpoint --out $(UL_RUNS)/fashion --half
+	$(BIN)/ul-train evaluate $(UL_RUNS)/fashion --data $(UL_DATA)/fashion-mnist \
+		--out $(UL_RUNS)/report --attach
 
 # Resolved in a fresh environment, so that nothing installed by hand slips in.
 lock:

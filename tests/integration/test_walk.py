@@ -64,8 +64,12 @@ def served(trained: Path) -> Iterator[httpx.Client]:
         text=True,
     )
     assert process.stderr is not None
-    urls = (re.search(r"listening on (http://\S+)", line) for line in process.stderr)
-    url = next(found.group(1) for found in urls if found)
+    log = ""
+    while not (found := re.search(r"(?s)listening on (http://\S+).*ready: torch", log)):
+        line = process.stderr.readline()
+        assert line, f"the server ended:\n{log}"
+        log += line
+    url = found.group(1)
     with httpx.Client(base_url=url, timeout=120) as client:
         yield client
     process.send_signal(signal.SIGTERM)
