@@ -22,7 +22,7 @@ from unified_latents.training.errors import TrainingError
 from unified_latents.training.evaluation import classifier as classifiers
 from unified_latents.training.evaluation import evaluate as evaluation
 from unified_latents.training.evaluation import report as reports
-from unified_latents.training.recipes import Training
+from unified_latents.training.recipes import EncoderWarmup, Training
 from unified_latents.training.stage1 import Stage1
 from unified_latents.training.stage2 import Stage2
 
@@ -64,6 +64,9 @@ def stage1(
     batch: BatchSize = None,
     seed: Seed = None,
     loss_factor: Annotated[float | None, typer.Option(help="c_lf: more is more bits.")] = None,
+    encoder_warmup: Annotated[
+        tuple[int, int] | None, typer.Option(help="Steps of hold and ramp, for a short run.")
+    ] = None,
     init: Init = None,
     snapshot_minutes: Minutes = 10.0,
 ) -> None:
@@ -73,6 +76,8 @@ def stage1(
     chosen = replace(chosen, training=_overridden(chosen.training, steps, batch, seed))
     if loss_factor is not None:
         chosen = recipes.with_loss_factor(chosen, loss_factor)
+    if encoder_warmup is not None:
+        chosen = replace(chosen, encoder_warmup=EncoderWarmup(*encoder_warmup))
     run = Stage1.build(chosen, load(data), init)
     _train(run, run.recipe.training, options)
 
