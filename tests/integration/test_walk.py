@@ -79,7 +79,7 @@ def served(trained: Path) -> Iterator[httpx.Client]:
 
 def test_the_model_is_there_and_ready(served: httpx.Client) -> None:
     assert served.get("/readyz").status_code == 200
-    (model,) = served.get("/models").json()["data"]
+    (model,) = served.get("/models").json()["models"]
     assert (model["name"], tuple(model["labels"])) == ("mine", SHAPES)
 
 
