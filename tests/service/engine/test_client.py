@@ -115,6 +115,11 @@ async def seam(engine: Engine) -> None:
     assert encoded.latents.shape == (1, *card.latent_shape)
     assert encoded.bitrate is not None
 
+    await refusals(engine)
+
+
+async def refusals(engine: Engine) -> None:
+    """An unknown model, and a request after the stop."""
     with pytest.raises(EngineError) as caught:
         await result(engine, generate("other"))
     assert caught.value.code == "unknown_model"
