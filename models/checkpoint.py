@@ -78,6 +78,8 @@ def save(
     try:
         written = _write(new, unified, base, card, dtype)
         new.chmod(0o755)
+        for path in new.iterdir():
+            path.chmod(0o644)
         _replace(folder, new)
     finally:
         shutil.rmtree(new, ignore_errors=True)
