@@ -131,12 +131,13 @@ def test_the_wheel_holds_the_tree(wheel: Path) -> None:
 
 
 def test_the_wheel_holds_the_pretrained_model(wheel: Path) -> None:
-    shipped = ROOT / "models" / "pretrained" / "fashion"
+    files = [path for path in (ROOT / "models" / "pretrained").rglob("*") if path.is_file()]
+    assert ROOT / "models" / "pretrained" / "fashion" / "manifest.json" in files
     with zipfile.ZipFile(wheel) as archive:
-        for path in shipped.iterdir():
-            name = f"unified_latents/models/pretrained/fashion/{path.name}"
+        for path in files:
+            name = f"unified_latents/{path.relative_to(ROOT).as_posix()}"
             assert archive.read(name) == path.read_bytes()
-    assert sum(path.stat().st_size for path in shipped.iterdir()) <= 24 * 2**20
+    assert sum(path.stat().st_size for path in files) <= 24 * 2**20
 
 
 def test_every_module_imports_from_the_wheel(installed: Path) -> None:
