@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 import typer
@@ -16,7 +16,7 @@ from unified_latents.models import checkpoint as checkpoints
 from unified_latents.models.manifest import CheckpointError
 from unified_latents.training import bench as benchmark
 from unified_latents.training import recipes, runner
-from unified_latents.training.data.card import DataCard, DataError, read_card
+from unified_latents.training.data.card import DataCard, DataError, Fit, read_card
 from unified_latents.training.data.sets import load, prepare_fashion_mnist, prepare_folder
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.evaluation import classifier as classifiers
@@ -203,9 +203,20 @@ def data_folder(
     path: Annotated[Path, typer.Argument(help="Pictures; sub-folders are classes.")],
     out: DataOut,
     size: Annotated[int, typer.Option(help="Side of the square pictures, in pixels.")],
+    fit: Annotated[Fit, typer.Option(help="Cut to the square, or scale into it.")] = "crop",
+    mode: Annotated[
+        Literal["auto", "L", "RGB"], typer.Option(help="auto: RGB if any picture has colour.")
+    ] = "auto",
+    background: Annotated[int, typer.Option(help="0…255, under alpha and padding.")] = 0,
+    test_fraction: Annotated[float, typer.Option(help="Kept out of training.")] = 0.1,
 ) -> None:
     """Anyone's pictures."""
-    _tell(prepare_folder(path, out, size), out)
+    card = prepare_folder(
+        path, out, size, fit=fit, mode=mode, background=background, test_fraction=test_fraction
+    )
+    _tell(card, out)
+    for name, error in card.skipped.items():
+        typer.echo(f"skipped {name}: {error}", err=True)
 
 
 def _tell(card: DataCard, out: Path) -> None:
