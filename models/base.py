@@ -1,4 +1,4 @@
-"""Stage 2: the base model B, a two-stage ViT that generates latents (paper.md, section 4).
+"""Stage 2: the base model B, a two-stage ViT that generates latents (arXiv 2602.17270).
 
 It learns z_t made directly from z_clean, with λ(0) kept and no loss factor, and is sampled down
 to z_0 at λ(0), its noise included: that is what the decoder was trained on.

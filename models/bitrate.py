@@ -1,4 +1,4 @@
-"""The bitrate of single latents: L_z by stratified levels and keyed noise (paper.md, section 3).
+"""The bitrate of single latents: L_z by stratified levels and keyed noise (arXiv 2602.17270).
 
     nats = 1/K Σ_k ½ (−dλ/dt) e^λ ‖z − ẑ(z_{t_k})‖² + KL_1,    t_k = (k + u_k) / K
 

@@ -86,7 +86,7 @@ class DecoderConfig:
 class UnifiedConfig:
     """Stage 1: encoder, prior and decoder, their schedules, and the two knobs of the bitrate.
 
-    `loss_factor` is c_lf and `decoder_bias` is b of paper.md, section 3.
+    `loss_factor` is c_lf and `decoder_bias` is b of arXiv 2602.17270.
     """
 
     name: str

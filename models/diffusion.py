@@ -3,7 +3,7 @@
     x_t = α x + σ ε        v = α ε − σ x        x̂ = α x_t − σ v̂        ε̂ = σ x_t + α v̂
 
 Everything is pure, fp32, and summed over the dimensions of a sample: [n, …] in, [n] nats out
-(paper.md, sections 1 and 3).
+(arXiv 2602.17270).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def sigmoid_weighted(
     """½ (−dλ/dt) sigmoid(b − λ) ‖ε − ε̂‖², the decoder's and the base model's integrand.
 
     The ELBO's integrand times sigmoid(b − λ); the paper prints the sigmoid inverted
-    (paper.md, section 3, point 2).
+    (arXiv 2602.17270, Fig. 3).
     """
     return torch.sigmoid(bias - schedule.log_snr(t)) * elbo(v, v_hat, t, schedule)
 

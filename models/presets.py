@@ -2,7 +2,7 @@
 
 The small ones train on a CPU. Their transformer in the decoder runs on 8×8, twice the latent grid:
 at 32×32 a 4×4 grid of tokens is too coarse for the decoder to draw with. Biases are raised by
-about 2 ln(512 / side) over the paper's, with the picture (paper.md, section 5).
+about 2 ln(512 / side) over the paper's, with the picture (arXiv 2602.17270).
 """
 
 from __future__ import annotations

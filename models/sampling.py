@@ -2,7 +2,7 @@
 
 A step from λ_t to the cleaner λ_s is  x_s = a x_t + b x̂ + c x̂_previous + d ε.  A sampler is a
 function from log-SNRs to (a, b, c, d); everything is per row, so rows of different requests,
-steps and samplers share one batch (paper.md, section 4).
+steps and samplers share one batch (arXiv 2602.17270).
 
 The two stages end differently, and the last λ_s says how: a latent ends at λ(0) with its noise,
 a decoded image at λ = +∞, where every sampler returns x̂.

@@ -1,6 +1,6 @@
 """Log-SNR schedules λ(t): t = 0 is the cleanest level λ_max, t = 1 the noisiest λ_min.
 
-λ = log(α²/σ²) with α² + σ² = 1 (paper.md, section 1). A schedule also gives its rate −dλ/dt,
+λ = log(α²/σ²) with α² + σ² = 1 (arXiv 2602.17270). A schedule also gives its rate −dλ/dt,
 which every loss carries, so that a loss does not depend on how its levels were drawn.
 """
 

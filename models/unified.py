@@ -1,4 +1,4 @@
-"""Stage 1: encoder, prior and decoder under one bound (paper.md, section 3).
+"""Stage 1: encoder, prior and decoder under one bound (arXiv 2602.17270).
 
 z_clean = E(x)
 L_z = E_t[ ½ (−dλ_z/dt) e^λ ‖z_clean − ẑ(z_t)‖² ] + KL[ p(z_1|x) ‖ N(0, I) ]

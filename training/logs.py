@@ -26,6 +26,8 @@ class Meter:
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
+        self.latest: dict[str, float] = {}
+        """What the last window and the last look found: the figures of the next checkpoint."""
 
     def add(self, report: StepReport) -> None:
         for name, value in {**report.figures, "grad_norm": report.grad_norm}.items():
@@ -39,10 +41,11 @@ class Meter:
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self.sums, "count": self.count}
+        return {"sums": self.sums, "count": self.count, "latest": self.latest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.sums, self.count = dict(state["sums"]), state["count"]
+        self.latest = dict(state["latest"])
 
 
 class JsonLines:

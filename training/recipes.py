@@ -77,7 +77,7 @@ class EncoderWarmup:
 
     An untrained prior overcharges the encoder before the decoder has learned to listen, and the
     latent collapses; so the encoder hears nothing of it for `hold` steps, then linearly more
-    over `ramp` steps. The prior itself always trains on the full bound (paper.md, section 3).
+    over `ramp` steps. The prior itself always trains on the full bound (arXiv 2602.17270).
     """
 
     hold: int

@@ -156,8 +156,16 @@ class Run:
         self.accelerator.load_state(str(found[-1]))
         return snapshot.step_of(found[-1])
 
-    def save(self, done: int, figures: dict[str, float]) -> None:
-        """A snapshot, and the checkpoint of the same step."""
+    def save(self, done: int) -> None:
+        """The checkpoint of a step and its snapshot, in this order: a snapshot never lacks one.
+
+        `TrainingError` if a weight is not finite, so that no run goes on from such weights.
+        """
+        if not all(bool(weight.isfinite().all()) for weight in self.trainer.network.parameters()):
+            raise TrainingError(f"a weight stopped being finite before step {done}")
+        if self.accelerator.is_main_process:
+            metrics = {"step": done, **self.meter.latest}
+            self.stage.save(self.ema.module, self.options.out / "checkpoint", metrics)
         final = snapshot.snapshot_folder(self.state, done)
         partial = snapshot.partial_folder(self.state, done)
         if not final.exists():
@@ -167,8 +175,6 @@ class Run:
                 snapshot.commit(partial, final)
         if self.accelerator.is_main_process:
             snapshot.prune(self.state)
-            metrics = {"step": done, **figures}
-            self.stage.save(self.ema.module, self.options.out / "checkpoint", metrics)
         self.accelerator.wait_for_everyone()
 
     def agree(self, wish: bool) -> bool:
@@ -222,7 +228,7 @@ def run(stage: Stage, training: Training, options: Options) -> int:
 
 def _steps(job: Run, journal: Journal, start: int, interrupt: Interrupt) -> int:
     """The steps that are left, and what follows each of them."""
-    training, figures, done = job.training, dict[str, float](), start
+    training, done = job.training, start
     saved = time.monotonic()
     for report in loop.train(job.trainer, job.stage, training, start):
         done = report.step + 1
@@ -231,15 +237,15 @@ def _steps(job: Run, journal: Journal, start: int, interrupt: Interrupt) -> int:
         journal.step(report)
         last = done == training.steps
         if last or done % training.log_every == 0:
-            figures = job.window(done)
             looked = job.look(done) if last or done % training.grid_every == 0 else {}
-            figures |= looked
-            journal.window(done, report.rate, figures)
+            job.meter.latest = job.window(done) | looked
+            journal.window(done, report.rate, job.meter.latest)
         due = time.monotonic() - saved >= 60 * job.options.snapshot_minutes
         if job.agree(interrupt.asked):
             break
         if not last and job.agree(due):
-            job.save(done, figures)
+            job.save(done)
             saved = time.monotonic()
-    job.save(done, figures)
+    if done > start:
+        job.save(done)
     return done

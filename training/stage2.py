@@ -1,7 +1,7 @@
 """Stage 2: the base model, on what the frozen encoder makes of the training set.
 
 Every image is encoded once; z_t is made directly from z_clean and no other noise is ever added,
-so that Var(z_t | z_clean) = σ_t² (paper.md, section 4).
+so that Var(z_t | z_clean) = σ_t² (arXiv 2602.17270).
 """
 
 from __future__ import annotations

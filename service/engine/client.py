@@ -138,7 +138,8 @@ class EngineClient:
 
     async def _supervise(self) -> None:
         """One engine after another until `stop`, or until one says that it cannot start."""
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             was_ready = await self._run_engine()
             if self._state == "failed":
                 return
@@ -147,13 +148,19 @@ class EngineClient:
             self._bury()
             if self._observer:
                 self._observer.on_restart()
-            delay = 0.0 if was_ready else _BACKOFF[min(attempt, len(_BACKOFF) - 1)]
+            attempt = 0 if was_ready else attempt + 1
+            delay = 0.0 if was_ready else _BACKOFF[min(attempt, len(_BACKOFF)) - 1]
             await asyncio.sleep(delay)
 
     async def _run_engine(self) -> bool:
         """One engine's whole life; whether it got as far as being ready."""
-        self._process = spawn(self._options)
         before = self._ready
+        try:
+            self._process = spawn(self._options)
+        except OSError as error:
+            log.exception("no engine could be spawned")
+            self._detail = f"no engine could be spawned: {error.strerror}"
+            return False
         try:
             reader, self._writer = await asyncio.open_connection(
                 sock=self._process.pipe, limit=_STREAM_LIMIT

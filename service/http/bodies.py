@@ -9,6 +9,7 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
 from unified_latents.service.http.negotiation import JSON, LATENT
 from unified_latents.service.http.problems import (
@@ -22,6 +23,8 @@ from unified_latents.service.http.schemas import EncodeBody
 IMAGES = ("image/png", "image/jpeg", "image/webp")
 FORM = "multipart/form-data"
 BINARY = "application/octet-stream"
+MAX_JSON = 64 * 1024
+"""Bytes of a JSON body, a picture in it aside."""
 _MAX_FIELDS = 4
 
 B = TypeVar("B", bound=BaseModel)
@@ -46,7 +49,10 @@ def _unsupported(field: str, allowed: str) -> Problem:
 async def read_json(request: Request, schema: type[B]) -> B:
     """A JSON body of `schema`."""
     content_type(request, JSON)
-    return parse_json(await request.body(), schema)
+    body = await request.body()
+    if len(body) > MAX_JSON:
+        raise _too_long()
+    return parse_json(body, schema)
 
 
 def parse_json(body: bytes, schema: type[B]) -> B:
@@ -61,13 +67,33 @@ async def read_image(request: Request) -> bytes:
     """The bytes of a picture: raw, as the form field `image`, or base64 in JSON."""
     kind = content_type(request, *IMAGES, FORM, JSON)
     if kind == JSON:
-        return from_base64("image", parse_json(await request.body(), EncodeBody).image)
+        return from_base64("image", _encode_body(await request.body()).image)
     if kind == FORM:
         return await _form_image(request)
     return _present(await request.body())
 
 
+def _encode_body(body: bytes) -> EncodeBody:
+    """A large string in a small object: without its characters the body is as short as others."""
+    if len(body) > MAX_JSON and body.count(b":") > _MAX_FIELDS:
+        raise _too_long()
+    return parse_json(body, EncodeBody)
+
+
+def _too_long() -> Problem:
+    message = "the JSON is too long"
+    error = FieldError(field="body", message=message, limit=MAX_JSON)
+    return Problem(413, "body_too_large", message, [error])
+
+
 async def _form_image(request: Request) -> bytes:
+    try:
+        return await _only_file(request)
+    except HTTPException as error:
+        raise invalid("image", "must be the only file of a well-formed form", 1) from error
+
+
+async def _only_file(request: Request) -> bytes:
     async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
         unknown = [name for name in form if name != "image"]
         if unknown or len(form.getlist("image")) != 1:

@@ -7,6 +7,7 @@ the model's size are those of training, and the answer says which were taken.
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from typing import Literal
 
@@ -21,6 +22,11 @@ from unified_latents.service.http.problems import FieldError, Problem, invalid
 Fit = Literal["crop", "pad", "exact"]
 FORMATS = ("PNG", "JPEG", "WEBP")
 _FIELD = "image"
+_DAMAGE = (
+    *(OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError),
+    *(struct.error, LookupError, TypeError),
+)
+"""What Pillow raises for broken files, by format and block."""
 _ORIENTATION = 0x0112
 _SAVE: dict[str, dict[str, object]] = {
     "png": {"format": "PNG"},
@@ -62,11 +68,12 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_header(image, max_pixels)
             image.load()
+            ImageOps.exif_transpose(image)  # may be damaged where the picture itself is whole
     except UnidentifiedImageError as error:
         raise invalid(_FIELD, "is not a PNG, JPEG or WebP picture", ", ".join(FORMATS)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_many_pixels(max_pixels) from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError) as error:
+    except _DAMAGE as error:
         raise invalid(_FIELD, "is truncated or damaged") from error
     return image
 
@@ -74,7 +81,7 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
 def _check_header(image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise too_many_pixels(max_pixels)
-    if getattr(image, "n_frames", 1) > 1:
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a camera's JPEG and preview
         raise invalid(_FIELD, "is animated", 1)
 
 

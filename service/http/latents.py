@@ -19,6 +19,8 @@ from safetensors.numpy import save
 from unified_latents.service.engine.messages import Array, LatentKind, ModelCard
 from unified_latents.service.http.problems import FieldError, Problem, invalid
 
+MAX_VALUE = 1e4
+"""Latents have a standard deviation near 1; the networks overflow far above this."""
 MAX_HEADER = 16 * 2**10
 _PREFIX = 8
 _KINDS: tuple[LatentKind, ...] = ("z_clean", "z_0")
@@ -73,8 +75,9 @@ def read(body: bytes, card: ModelCard, max_samples: int) -> Latent:
     expected = header.metadata.get("sha256")
     if expected is not None and expected != hashlib.sha256(data).hexdigest():
         raise invalid("sha256", "is not the digest of the tensor's bytes")
-    if not np.isfinite(np.frombuffer(data, "<f4")).all():
-        raise invalid("z", "holds values that are not finite", "finite")
+    values = np.frombuffer(data, "<f4")
+    if not (np.abs(values) <= MAX_VALUE).all():
+        raise invalid("z", "holds values that are not finite or too large", MAX_VALUE)
     return Latent(Array(shape, "float32", bytes(data)), kind)
 
 
@@ -127,10 +130,17 @@ def _identify(metadata: dict[str, str], card: ModelCard) -> LatentKind:
         message = "the latent belongs to another latent space"
         error = FieldError(field="latent_space", message=message, limit=card.latent_space)
         raise Problem(409, "latent_space_mismatch", message, [error])
-    level = metadata.get("lambda_0")
-    if level is not None and level != repr(card.lambda_0):
+    if not _equals(metadata.get("lambda_0"), card.lambda_0):
         raise invalid("lambda_0", "is not the model's", card.lambda_0)
     return kind
+
+
+def _equals(text: str | None, number: float) -> bool:
+    """Whether the text, if there is one, writes that number."""
+    try:
+        return text is None or float(text) == number
+    except ValueError:
+        return False
 
 
 def _sorted_header(file: bytes) -> bytes:

@@ -40,6 +40,7 @@ _TITLES = {
     503: "Service unavailable",
     507: "Insufficient storage",
 }
+_MAX_ERRORS = 16
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "bad_request"}
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def unavailable(code: str, detail: str) -> Problem:
 
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
     """pydantic's errors, without its inputs."""
-    found = [_field_error(error) for error in errors]
+    found = [_field_error(error) for error in errors[:_MAX_ERRORS]]
     detail = "; ".join(f"{error.field}: {error.message}" for error in found[:5])
     return Problem(422, "invalid_request", detail, found)
 

@@ -124,6 +124,8 @@ class Loop:
 
     def _run(self, batch: Sequence[Sample], report: _PassReport) -> None:
         """The pass; by halves where it raises."""
+        if not batch:
+            return
         unconditional = sum(sample.rows - 1 for sample in batch)
         try:
             outcomes = PASSES[batch[0].stage](batch)

@@ -18,7 +18,6 @@ import threading
 import msgspec
 import torch
 
-from unified_latents.models.manifest import CheckpointError
 from unified_latents.service.engine import frames
 from unified_latents.service.engine.messages import (
     PROTOCOL,
@@ -111,7 +110,8 @@ def main(descriptor: int) -> int:
     torch.set_num_threads(hello.threads)
     try:
         models = {wanted.name: load(wanted, hello.device) for wanted in hello.checkpoints}
-    except (CheckpointError, OSError) as error:
+    except Exception as error:  # another engine would meet the same
+        log.exception("the models do not load")
         pipe.send(Failed(str(error)))
         return 1
     pipe.send(describe(hello, models))

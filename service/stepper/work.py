@@ -27,8 +27,9 @@ from unified_latents.service.engine.messages import (
 from unified_latents.service.stepper.catalogue import Model
 from unified_latents.service.stepper.pool import Group
 
-_NOISE_BLOCK = 2**18
-"""Elements of noise drawn at once: many steps cost little more than one."""
+_NOISE_BLOCK = 2**14
+"""Elements of noise drawn at once: many steps cost little more than one, but every sample on
+its way holds a block."""
 
 
 @dataclass(eq=False)
@@ -46,15 +47,20 @@ class Noise:
 
     def at(self, step: int) -> Tensor:
         """Step 0 is the start; step k + 1 the noise of step k."""
+        if step == 0:
+            return self._draw(0, 1)[0]
         if self._block is None or not self._first <= step < self._first + len(self._block):
-            size = math.prod(self.shape)
-            length = max(1, min(self.steps, _NOISE_BLOCK // size))
-            self._first = step - step % length
-            steps = torch.arange(length, device=self.device) + self._first
-            seed, sample = torch.full_like(steps, self.seed), torch.full_like(steps, self.sample)
-            drawn = noise.normal(seed, sample, steps, self.stage, size)
-            self._block = drawn.unflatten(1, self.shape)
+            length = max(1, min(self.steps, _NOISE_BLOCK // math.prod(self.shape)))
+            self._first = step - (step - 1) % length
+            self._block = self._draw(self._first, length)
         return self._block[step - self._first]
+
+    def _draw(self, first: int, length: int) -> Tensor:
+        steps = torch.arange(first, first + length, device=self.device)
+        seed, sample = torch.full_like(steps, self.seed), torch.full_like(steps, self.sample)
+        size = math.prod(self.shape)
+        drawn = noise.normal(seed, sample, steps, self.stage, size)
+        return drawn.unflatten(1, self.shape)
 
 
 @dataclass(eq=False)
@@ -144,7 +150,7 @@ def walk(model: Model, stage: Stage, how: Trajectory, seed: int, sample: int) ->
     else:
         plan = sampling.plan(config.image_schedule, how.steps, how.sampler, to_mean=True)
         shape = config.image_shape
-    drawn = Noise(seed, sample, stage, shape, how.steps + 1, model.device)
+    drawn = Noise(seed, sample, stage, shape, how.steps, model.device)
     start = drawn.at(0)
     noisy = bool(plan.coefficients[:, 3].any())
     return Walk(plan, drawn, State(start, torch.zeros_like(start)), noisy)

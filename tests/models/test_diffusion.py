@@ -1,4 +1,4 @@
-"""Diffusion mathematics against closed forms (paper.md, sections 1 and 3)."""
+"""Diffusion mathematics against closed forms (arXiv 2602.17270)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_alpha_and_sigma_are_variance_preserving_and_give_lambda() -> None:
 
 
 def test_alpha_and_sigma_at_the_ends() -> None:
-    """λ = 5 as paper.md prints it, and λ = +∞, where the decoder ends."""
+    """λ = 5 as computed by hand, and λ = +∞, where the decoder ends."""
     levels = torch.tensor([5.0, torch.inf, -torch.inf])
     torch.testing.assert_close(alpha(levels), torch.tensor([0.99665, 1, 0]), rtol=0, atol=5e-6)
     torch.testing.assert_close(sigma(levels), torch.tensor([0.08181, 0, 1]), rtol=0, atol=5e-6)

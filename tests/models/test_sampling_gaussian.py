@@ -168,7 +168,7 @@ def test_converges_to_the_law_of_z_0(name: SamplerName, std: float) -> None:
     ],
 )
 def test_variance_kept_as_printed(name: SamplerName, steps: int, kept: float) -> None:
-    """The figures of paper.md, section 5: unit variance, linear λ from −10 to 5; in percent."""
+    """Known figures: unit variance, linear λ from −10 to 5; in percent."""
     coefficients = plan(_LATENT, steps, name, to_mean=False)
     xx, xp, pp = 1.0, 0.0, 0.0
     for row, log_snr in zip(coefficients.coefficients.double(), coefficients.log_snr, strict=True):

@@ -67,7 +67,7 @@ def unified(unified_config: UnifiedConfig) -> UnifiedLatents:
 def test_rate_of_gaussian_latents_is_the_closed_form(
     unified: UnifiedLatents, generator: torch.Generator, std: float
 ) -> None:
-    """½ ln(1 + s² e⁵) nats a dimension under the exact prior (paper.md, section 3)."""
+    """½ ln(1 + s² e⁵) nats a dimension under the exact prior (arXiv 2602.17270)."""
     n = 2000
     latents = std * torch.randn(n, *unified.config.latent_shape, generator=generator)
     _replace(unified, encoder=Fixed(latents), prior=Gaussian(std), decoder=Gaussian(0))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from unified_latents.models import checkpoint
+from unified_latents.models.manifest import Manifest
 from unified_latents.training import runner, snapshot
 from unified_latents.training.data.sets import DataSet
 from unified_latents.training.errors import TrainingError
@@ -55,9 +56,9 @@ def figures(out: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "clock"} for line in lines]
 
 
-def weights(out: Path) -> dict[str, str]:
-    """SHA-256 of every file of the final checkpoint."""
-    return checkpoint.load(out / "checkpoint").manifest.files
+def final(out: Path) -> Manifest:
+    """What the final checkpoint says of itself: the SHA-256 of every file, and its figures."""
+    return checkpoint.load(out / "checkpoint").manifest
 
 
 def start_and_signal(
@@ -97,7 +98,7 @@ def test_interrupted_is_uninterrupted(
     assert 7 <= snapshot.step_of(snapshot.snapshots(broken / "state")[-1]) < 12
     assert train(recipe, pictures, broken) == 12
     assert figures(broken) == figures(whole)
-    assert weights(broken) == weights(whole)
+    assert final(broken) == final(whole)
 
 
 def test_a_run_leaves_what_it_promises(
@@ -125,11 +126,12 @@ def test_a_finished_run_only_says_so(
 ) -> None:
     short = replace(recipe, training=replace(recipe.training, steps=2))
     train(short, pictures, tmp_path)
-    before = (tmp_path / "log.jsonl").read_bytes(), weights(tmp_path)
+    checkpoint.annotate(tmp_path / "checkpoint", metrics={"measured": 1})
+    before = (tmp_path / "log.jsonl").read_bytes(), final(tmp_path)
     capsys.readouterr()
     assert train(short, pictures, tmp_path) == 2
     assert "already finished" in capsys.readouterr().err
-    assert ((tmp_path / "log.jsonl").read_bytes(), weights(tmp_path)) == before
+    assert ((tmp_path / "log.jsonl").read_bytes(), final(tmp_path)) == before
 
 
 def test_another_recipe_in_the_folder_is_refused_by_name(
@@ -193,4 +195,4 @@ def test_stage_2_resumes_too(
         assert train_base(tmp_path / "broken") == 6
     assert train_base(tmp_path / "broken") == 10
     assert figures(tmp_path / "broken") == figures(tmp_path / "whole")
-    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
+    assert final(tmp_path / "broken") == final(tmp_path / "whole")

@@ -8,11 +8,13 @@ centres on the background.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from PIL import Image as pillow
 from PIL import ImageOps
 
@@ -20,6 +22,11 @@ from unified_latents.training.data.card import DataCard, DataError, Fit, Mode, R
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 UNLABELLED = "image"
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, struct.error, LookupError, TypeError),
+    pillow.DecompressionBombError,
+)
+"""What Pillow raises for broken files, by format and block."""
 _GRAY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"})
 
 
@@ -59,7 +66,8 @@ def flatten(image: pillow.Image, background: int) -> pillow.Image:
     """Transparency laid over a gray background, sixteen bits reduced to eight."""
     if image.mode.startswith("I"):
         # Pillow's own conversion clips at 255 instead of scaling.
-        return image.convert("I").point(lambda level: level / 257).convert("L")
+        levels = np.asarray(image).astype(np.float64) / 257
+        return pillow.fromarray(levels.round().clip(0, 255).astype(np.uint8))
     if not image.has_transparency_data:
         return image
     canvas = pillow.new("RGBA", image.size, (background, background, background, 255))
@@ -136,8 +144,9 @@ def _survey(path: Path) -> _Survey:
         try:
             with pillow.open(path / file) as image:
                 image.load()
+                ImageOps.exif_transpose(image)  # may be damaged where the picture itself is whole
                 coloured |= image.mode not in _GRAY
-        except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
+        except _DAMAGE as error:
             skipped[file.as_posix()] = type(error).__name__
             continue
         usable.append(file)

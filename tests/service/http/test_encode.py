@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from unified_latents.service.engine.fake import fake_card
+from unified_latents.service.engine.fake import FakeEngine, fake_card
+from unified_latents.service.http.app import create_app
 from unified_latents.service.http.negotiation import LATENT
+from unified_latents.service.metrics import Metrics
+from unified_latents.service.settings import Settings
 
 Ok = Callable[[Any], Any]
 CheckProblem = Callable[..., dict[str, Any]]
@@ -102,9 +105,7 @@ def test_exact_wants_the_size(
 def test_forms_need_one_file_called_image(
     client: TestClient, files: Any, check_problem: CheckProblem
 ) -> None:
-    response = client.post("/encode", files=files)
-    assert response.status_code in (400, 422)
-    check_problem(response, response.status_code)
+    check_problem(client.post("/encode", files=files), 422, "image")
 
 
 def test_a_broken_form_is_a_problem(client: TestClient, check_problem: CheckProblem) -> None:
@@ -115,11 +116,20 @@ def test_a_broken_form_is_a_problem(client: TestClient, check_problem: CheckProb
         b"garbage",
         b"--x\r\nContent-Disposition: form-data\r\n\r\n1\r\n--x--",
     ):
-        response = client.post("/encode", content=body, headers=headers)
-        assert response.status_code in (400, 422)
-        check_problem(response, response.status_code)
+        check_problem(client.post("/encode", content=body, headers=headers), 422, "image")
     missing = client.post("/encode", content=b"x", headers={"content-type": "multipart/form-data"})
-    check_problem(missing, 400)
+    check_problem(missing, 422, "image")
+
+
+def test_only_the_picture_may_be_long(fake: FakeEngine, check_problem: CheckProblem) -> None:
+    crowd = {f"field{i}": i for i in range(8000)}
+    with TestClient(create_app(Settings(max_body=2**20), fake, Metrics())) as roomy:
+        for route in ("/generate", "/encode"):
+            check_problem(roomy.post(route, json=crowd), 413, "body")
+        few = dict(list(crowd.items())[:2000])
+        refused = roomy.post("/generate", json=few)
+        check_problem(refused, 422)
+        assert len(refused.json()["errors"]) == 16
 
 
 def test_base64_is_base64(client: TestClient, check_problem: CheckProblem) -> None:

@@ -46,6 +46,13 @@ def png_header(width: int, height: int) -> bytes:
     return start + checked + struct.pack(">I", zlib.crc32(idat))
 
 
+def png_with(kind: bytes, data: bytes) -> bytes:
+    """A whole picture with one more chunk right after its header."""
+    png = file(noise(8, 8))
+    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return png[:33] + chunk + png[33:]
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 def test_the_three_formats_are_read(format: str) -> None:
     assert decode(file(noise(20, 30, 3), format), LIMIT).size == (30, 20)
@@ -72,6 +79,9 @@ BROKEN = {
     "flipped": file(noise(40, 40))[:60] + b"\xff" * 40 + file(noise(40, 40))[100:],
     "zero": png_header(0, 5),
     "animated": file(noise(4, 4, 3), "WEBP", save_all=True, append_images=[noise(4, 4, 3)]),
+    "damaged exif": png_with(b"eXIf", b"garbage!garbage!"),
+    "short exif": png_with(b"eXIf", b"II"),
+    "exif in text": png_with(b"tEXt", b"Raw profile type exif\0\nexif\n  4\nzzzz"),
     "animated png": file(noise(4, 4), save_all=True, append_images=[noise(4, 4)]),
 }
 

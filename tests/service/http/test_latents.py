@@ -101,6 +101,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "trailing bytes": (file(header(), Z.data + b"\x00"), "body"),
     "NaN inside": (file(header(), np.full(32, np.nan, "<f4").tobytes()), "z"),
     "infinity inside": (file(header(), np.full(32, np.inf, "<f4").tobytes()), "z"),
+    "huge inside": (file(header(), np.full(32, 1e20, "<f4").tobytes()), "z"),
+    "a level that is no number": (file(with_metadata(lambda_0="five")), "lambda_0"),
     "no kind": (file({**header(), "__metadata__": {}}), "kind"),
     "unknown kind": (file(with_metadata(kind="z_1")), "kind"),
     "no space": (file({**header(), "__metadata__": {"kind": "z_0"}}), "latent_space"),

@@ -219,6 +219,21 @@ def test_a_pass_that_raises_fails_only_its_culprit(
     assert "injected" not in errors[0].detail
 
 
+def test_a_fault_in_every_sample_of_a_request_ends_the_request_once(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(samples: list[Sample]) -> list[passes.Outcome]:
+        raise RuntimeError("an injected fault")
+
+    monkeypatch.setitem(passes.PASSES, "base", faulty)
+    sent = run(model, generate(1, n=3), generate(2, n=2))
+    errors = [message for message in sent if isinstance(message, Error)]
+    assert sorted((error.id, error.code) for error in errors) == [
+        (1, "engine_error"),
+        (2, "engine_error"),
+    ]
+
+
 def test_cancel_takes_effect_between_two_passes(model: Model) -> None:
     sent: list[Message] = []
     loop = Loop({"m": model}, 16, sent.append)

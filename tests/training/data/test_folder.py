@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,9 @@ from unified_latents.training.data.folder import Frame, fit_image, prepare_folde
 from unified_latents.training.data.sets import load
 
 BLUE, GREEN = (0, 0, 255), (0, 255, 0)
+
+_EXIF = b"eXIf" + b"garbage!garbage!"
+DAMAGED_EXIF = struct.pack(">I", 16) + _EXIF + struct.pack(">I", zlib.crc32(_EXIF))
 
 
 def picture(path: Path, size: tuple[int, int] = (8, 8), seed: int = 0, mode: str = "RGB") -> None:
@@ -98,11 +103,12 @@ def test_broken_and_foreign_files_are_left_out_and_listed(animals: Path, tmp_pat
     whole = (animals / "cat" / "0.png").read_bytes()
     (animals / "cat" / "cut.png").write_bytes(whole[:60])
     (animals / "cat" / "empty.jpg").write_bytes(b"")
+    (animals / "cat" / "exif.png").write_bytes(whole[:33] + DAMAGED_EXIF + whole[33:])
     (animals / "cat" / "notes.txt").write_text("no picture")
     picture(animals / ".thumbnails" / "x.png")
     card = prepare_folder(animals, tmp_path / "out", 8)
     assert sum(card.counts.values()) == 24
-    assert set(card.skipped) == {"cat/cut.png", "cat/empty.jpg"}
+    assert set(card.skipped) == {"cat/cut.png", "cat/empty.jpg", "cat/exif.png"}
     assert json.loads((tmp_path / "out" / "card.json").read_text())["skipped"] == card.skipped
 
 
