@@ -21,7 +21,7 @@ help:
 	@echo 'make test          lint, then the whole test suite'
 	@echo 'make lint          ruff, mypy --strict, import contracts'
 	@echo 'make format        rewrite the tree the way lint wants it'
-	@echo 'make train-demo    train the shipped Fashion-MNIST model again, into $(UL_RUNS)'
+	@echo 'make train-demo    train the Fashion-MNIST demo model from nothing, into $(UL_RUNS)'
 	@echo 'make bench-train   images a second and FLOP utilisation of a training step'
 	@echo 'make bench-sample  images a second of the sampler'
 	@echo 'make lock          resolve the dependencies anew and write requirements.lock'
