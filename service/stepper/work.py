@@ -60,7 +60,7 @@ class Noise:
         seed, sample = torch.full_like(steps, self.seed), torch.full_like(steps, self.sample)
         size = math.prod(self.shape)
         drawn = noise.normal(seed, sample, steps, self.stage, size)
-        return drawn.unflatten(1, self.shape)
+        return drawn.reshape(length, *self.shape)
 
 
 @dataclass(eq=False)
