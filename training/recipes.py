@@ -133,7 +133,7 @@ def small_64(card: DataCard) -> Stage1Recipe:
 
 def fashion_base(card: DataCard, unified: UnifiedConfig) -> Stage2Recipe:
     """The demo's base model."""
-    return _stage2("fashion", Training(steps=2_500, batch=64), card, unified)
+    return _stage2("fashion", Training(steps=4_000, batch=64), card, unified)
 
 
 def small_base(card: DataCard, unified: UnifiedConfig) -> Stage2Recipe:
