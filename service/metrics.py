@@ -7,6 +7,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from unified_latents.service.engine.messages import Ready, Tick
+from unified_latents.service.engine.seam import Death
 
 PRIORITY = "normal"
 """There is one priority class so far; the label is there so that dashboards need not change."""
@@ -82,7 +83,16 @@ class Metrics:
             "ul_cancelled_total", "Requests left by their client.", ["phase"], registry=registry
         )
         self.restarts = Counter(
-            "ul_engine_restarts_total", "Engines started after one died.", registry=registry
+            "ul_engine_restarts_total",
+            "Engines started after one died.",
+            ["reason"],
+            registry=registry,
+        )
+        self.replays = Counter(
+            "ul_engine_replays_total", "Requests sent again after a death.", registry=registry
+        )
+        self.lost = Counter(
+            "ul_engine_lost_total", "Requests under which too many engines died.", registry=registry
         )
         self.canary = Gauge(
             "ul_canary_ok", "1 where the recorded run was reproduced.", ["model"], registry=registry
@@ -127,9 +137,11 @@ class Metrics:
             }
         )
 
-    def on_restart(self) -> None:
+    def on_death(self, death: Death) -> None:
         """An engine that died and is being replaced."""
-        self.restarts.inc()
+        self.restarts.labels(death.reason).inc()
+        self.replays.inc(death.replayed)
+        self.lost.inc(death.lost)
 
 
 def _bucket(rows: int) -> int:

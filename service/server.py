@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 
 from unified_latents.service.engine.client import EngineClient
 from unified_latents.service.engine.messages import Checkpoint, Ready, Tick
-from unified_latents.service.engine.seam import Observer
+from unified_latents.service.engine.seam import Death, Engine, Observer
 from unified_latents.service.engine.spawn import EngineOptions
 from unified_latents.service.http.app import create_app
+from unified_latents.service.http.core import Service
 from unified_latents.service.metrics import Metrics
 from unified_latents.service.settings import Settings
+
+_POLL = 0.05
+_LAST_ANSWERS = 5
+"""Seconds in which answers are written out after the engine has ended."""
 
 log = logging.getLogger("unified_latents.service")
 
@@ -42,13 +49,40 @@ class Announcer(Observer):
             )
         log.info("ready: torch %s, numerics %s", ready.torch, ready.numerics_strict)
 
-    def on_restart(self) -> None:
+    def on_death(self, death: Death) -> None:
         """An engine has died."""
-        self._metrics.on_restart()
+        self._metrics.on_death(death)
+        log.warning("engine lost (%s): %d requests replayed, %d lost", *death)
 
 
 class Server(uvicorn.Server):
-    """uvicorn that leaves with status 0 on SIGTERM and SIGINT, its work done."""
+    """uvicorn that leaves with status 0 on SIGTERM and SIGINT, its work done.
+
+    After the first signal it goes on listening, not ready and refusing work, until what is in
+    flight has been answered or `grace` is over; a second signal ends the wait.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._drain: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal."""
+        if self._drain is None:
+            self._service.draining = True
+            self._drain = asyncio.get_running_loop().create_task(self._finish())
+        else:
+            self._drain.cancel()
+
+    async def _finish(self) -> None:
+        engine, grace = self._service.engine, self._service.settings.grace
+        log.info("draining: %d requests in flight", engine.status.in_flight)
+        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(grace):
+                await drained(engine)
+        await engine.stop()
+        self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -73,6 +107,12 @@ class Server(uvicorn.Server):
                 log.info("listening on http://%s:%d (docs: /docs)", host, port)
 
 
+async def drained(engine: Engine) -> None:
+    """Until nothing is in flight."""
+    while engine.status.in_flight:
+        await asyncio.sleep(_POLL)
+
+
 def engine_options(settings: Settings) -> EngineOptions:
     """What the settings say of the engine."""
     return EngineOptions(
@@ -81,6 +121,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         max_rows=settings.max_rows,
         device=settings.device,
         max_pending=settings.max_pending,
+        hang=settings.hang,
     )
 
 
@@ -89,16 +130,17 @@ def serve(settings: Settings) -> bool:
     settings.home.mkdir(parents=True, exist_ok=True)
     metrics = Metrics()
     engine = EngineClient(engine_options(settings), Announcer(metrics))
+    app = create_app(settings, engine, metrics)
     config = uvicorn.Config(
-        create_app(settings, engine, metrics),
+        app,
         host=settings.host,
         port=settings.port,
         access_log=False,
         log_config=None,
         server_header=False,
-        timeout_graceful_shutdown=settings.grace,
+        timeout_graceful_shutdown=_LAST_ANSWERS,
     )
-    server = Server(config)
+    server = Server(config, app.state.service)
     names = ", ".join(f"{name} ({path})" for name, path in settings.served.items())
     log.info("loading %s; state in %s", names, settings.home)
     asyncio.run(server.serve())

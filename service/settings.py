@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     device: str = "cpu"
     grace: int = Field(default=30, ge=0)
     """Seconds that open requests get to finish after SIGTERM."""
+    hang: float = Field(default=30.0, ge=1.0)
+    """Seconds without a pass, or a sign of life, after which the engine is replaced."""
 
     @field_validator("models", mode="before")
     @classmethod

@@ -28,7 +28,7 @@ def within(strict: bool, denoise: Denoiser) -> Denoiser:
     """The denoiser under the arithmetic of a mode."""
 
     def run(x_t: Tensor, log_snr: Tensor) -> Tensor:
-        with arithmetic(strict, len(x_t)):
+        with arithmetic(strict):
             return denoise(x_t, log_snr)
 
     return run
@@ -81,7 +81,7 @@ def timed(model: Model, task: dict[str, Any]) -> float:
         generate(model, task["n"], task["steps"], task["guidance"], task["seed"], strict)
         return time.perf_counter() - began
     run = forward(model, task["stage"], task["n"])
-    with arithmetic(strict, task["n"]):
+    with arithmetic(strict):
         run()
         began = time.perf_counter()
         for _ in range(task["repeats"]):

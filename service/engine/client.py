@@ -1,8 +1,8 @@
 """`EngineClient`: an engine in a process of its own, restarted when it dies.
 
 What was in flight at a death is sent again to the next engine and gives the same bytes, because
-noise is a function of its keys. A request that saw `MAX_DEATHS` engines die is the likely cause
-and fails alone with `engine_lost`.
+noise is a function of its keys; `replay` says in which order, and which request is the culprit.
+An engine that ends no pass, or answers no ping, for `hang` seconds is killed and replaced.
 """
 
 from __future__ import annotations
@@ -25,15 +25,27 @@ from unified_latents.service.engine.messages import (
     Event,
     Failed,
     Message,
+    Ping,
+    Pong,
     Ready,
     Request,
     Result,
     Tick,
 )
-from unified_latents.service.engine.seam import NotReadyError, Observer, State, Status
+from unified_latents.service.engine.replay import MAX_DEATHS, Replay
+from unified_latents.service.engine.seam import (
+    Death,
+    NotReadyError,
+    Observer,
+    Reason,
+    State,
+    Status,
+)
 from unified_latents.service.engine.spawn import EngineOptions, EngineProcess, spawn
 
-MAX_DEATHS = 3
+PING_SECONDS = 0.5
+_SILENT = 3
+"""Unanswered pings after which an engine no longer counts as ready."""
 _BACKOFF = (0.0, 0.2, 1.0, 5.0, 30.0)
 _STREAM_LIMIT = 2**20
 
@@ -46,8 +58,6 @@ class _Ticket:
 
     request: Request
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    sent: bool = False
-    deaths: int = 0
 
 
 class EngineClient:
@@ -58,7 +68,9 @@ class EngineClient:
         self._observer = observer
         self._ids = itertools.count(1)
         self._tickets: dict[int, _Ticket] = {}
+        self._replay = Replay()
         self._supervisor: asyncio.Task[None] | None = None
+        self._watchdog: asyncio.Task[None] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._process: EngineProcess | None = None
         self._state: State = "stopped"
@@ -66,6 +78,10 @@ class EngineClient:
         self._ready: Ready | None = None
         self._restarts = 0
         self._last_step = time.monotonic()
+        self._unanswered = 0
+        """Pings since the engine's last message. Counted, not timed: a parent that was stopped
+        itself must not blame its engine."""
+        self._reason: Reason = "exit"
 
     @property
     def ready(self) -> Ready | None:
@@ -75,14 +91,19 @@ class EngineClient:
     @property
     def status(self) -> Status:
         """The state now."""
+        silent = self._state == "ready" and self._unanswered >= _SILENT
         return Status(
-            state=self._state,
+            state="unresponsive" if silent else self._state,
             detail=self._detail,
             in_flight=len(self._tickets),
             restarts=self._restarts,
-            step_age=time.monotonic() - self._last_step if self._tickets else 0.0,
+            step_age=self._step_age,
             pid=self._process.pid if self._process else None,
         )
+
+    @property
+    def _step_age(self) -> float:
+        return time.monotonic() - self._last_step if self._tickets else 0.0
 
     async def start(self) -> None:
         """Spawn the engine and return; `status` tells when it is ready."""
@@ -99,7 +120,7 @@ class EngineClient:
                 await self._supervisor
             self._supervisor = None
         for number in list(self._tickets):
-            self._end(number, "engine_lost", "the service is shutting down")
+            self._end(number, "shutting_down", "the service is shutting down")
 
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         """The events of one request; `NotReadyError` where no engine can take it."""
@@ -111,8 +132,9 @@ class EngineClient:
                 if isinstance(event, Result | Error):
                     return
         finally:
-            if self._tickets.pop(number, None) is not None and ticket.sent:
+            if self._forget(number):
                 self._send(Cancel(number))
+            self._dispatch()
 
     def _admit(self, request: Request) -> tuple[int, _Ticket]:
         if self._state in ("failed", "stopped") or self._ready is None:
@@ -124,13 +146,20 @@ class EngineClient:
         number = next(self._ids)
         ticket = _Ticket(msgspec.structs.replace(request, id=number))
         self._tickets[number] = ticket
-        if self._state == "ready":
-            self._submit(ticket)
+        self._replay.add(number)
+        self._dispatch()
         return number, ticket
 
-    def _submit(self, ticket: _Ticket) -> None:
-        ticket.sent = True
-        self._send(ticket.request)
+    def _forget(self, number: int) -> bool:
+        """Drop a request that has ended; whether the engine still works on it."""
+        self._tickets.pop(number, None)
+        return self._replay.remove(number)
+
+    def _dispatch(self) -> None:
+        """Give the engine what it may have now."""
+        if self._state == "ready":
+            for number in self._replay.send():
+                self._send(self._tickets[number].request)
 
     def _send(self, message: msgspec.Struct) -> None:
         if self._writer is not None and not self._writer.is_closing():
@@ -146,15 +175,13 @@ class EngineClient:
             self._restarts += 1
             self._state = "restarting"
             self._bury()
-            if self._observer:
-                self._observer.on_restart()
             attempt = 0 if was_ready else attempt + 1
             delay = 0.0 if was_ready else _BACKOFF[min(attempt, len(_BACKOFF)) - 1]
             await asyncio.sleep(delay)
 
     async def _run_engine(self) -> bool:
         """One engine's whole life; whether it got as far as being ready."""
-        before = self._ready
+        before, self._reason = self._ready, "exit"
         try:
             self._process = spawn(self._options)
         except OSError as error:
@@ -169,7 +196,11 @@ class EngineClient:
             await self._listen(reader)
         except frames.FrameError:
             log.exception("the engine broke the protocol")
+            self._reason = "protocol"
         finally:
+            if self._watchdog is not None:
+                self._watchdog.cancel()
+                self._watchdog = None
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
@@ -181,6 +212,7 @@ class EngineClient:
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         decoder = msgspec.msgpack.Decoder(Message)
         while (message := await frames.read(reader, decoder)) is not None:
+            self._unanswered = 0
             match message:
                 case Ready():
                     self._on_ready(message)
@@ -191,6 +223,8 @@ class EngineClient:
                     self._last_step = time.monotonic()
                     if self._observer:
                         self._observer.on_tick(message)
+                case Pong():
+                    pass
                 case _:
                     self._deliver(message)
 
@@ -201,24 +235,44 @@ class EngineClient:
         self._last_step = time.monotonic()
         if self._observer:
             self._observer.on_ready(ready)
-        for ticket in self._tickets.values():
-            self._submit(ticket)
+        self._watchdog = asyncio.create_task(self._watch())
+        self._dispatch()
+
+    async def _watch(self) -> None:
+        """Kill an engine that hangs: its end of the pipe closes, and the rest is a death."""
+        while self._step_age <= self._options.hang and self._silence <= self._options.hang:
+            self._unanswered += 1
+            self._send(Ping())
+            await asyncio.sleep(PING_SECONDS)
+        log.error(
+            "the engine hangs: no pass for %.1f s, no sign for %.1f s",
+            self._step_age,
+            self._silence,
+        )
+        self._reason = "hang"
+        if self._process is not None:
+            self._process.kill()
+
+    @property
+    def _silence(self) -> float:
+        return self._unanswered * PING_SECONDS
 
     def _deliver(self, event: Event) -> None:
         ticket = self._tickets.get(event.id)
         if ticket is None:
             return
-        if isinstance(event, Result | Error):
-            del self._tickets[event.id]
         ticket.events.put_nowait(event)
+        if isinstance(event, Result | Error):
+            self._forget(event.id)
+            self._dispatch()
 
     def _bury(self) -> None:
-        """Count the death for every request that the dead engine had."""
-        for number, ticket in list(self._tickets.items()):
-            ticket.deaths += ticket.sent
-            ticket.sent = False
-            if ticket.deaths >= MAX_DEATHS:
-                self._end(number, "engine_lost", f"{MAX_DEATHS} engines died under this request")
+        """The death of an engine, for the requests that it had."""
+        lost = self._replay.bury()
+        for number in lost:
+            self._end(number, "engine_lost", f"{MAX_DEATHS} engines died under this request")
+        if self._observer:
+            self._observer.on_death(Death(self._reason, len(self._tickets), len(lost)))
 
     def _end(self, number: int, code: str, detail: str) -> None:
         event = msgspec.convert({"id": number, "code": code, "detail": detail}, Error)

@@ -121,7 +121,7 @@ class FakeEngine:
     def _end(self, number: int, request: Request) -> Event:
         card = self._models.get(request.model)
         if self._state == "stopped":
-            return Error(number, "engine_lost", "the service is shutting down")
+            return Error(number, "shutting_down", "the service is shutting down")
         if card is None or (isinstance(request, Generate) and card.kind == "autoencoder"):
             return Error(number, "unknown_model", "no such model here")
         if isinstance(request, Encode):

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 SamplerName = Literal["ancestral", "ddim", "dpmpp-2m"]
 LatentKind = Literal["z_clean", "z_0"]
@@ -103,8 +103,12 @@ class Cancel(msgspec.Struct, tag="cancel", frozen=True):
     id: int
 
 
+class Ping(msgspec.Struct, tag="ping", frozen=True):
+    """Are you there? Answered at once, in the middle of a pass too."""
+
+
 Request = Generate | Encode | Decode
-Command = Hello | Generate | Encode | Decode | Cancel
+Command = Hello | Generate | Encode | Decode | Cancel | Ping
 
 
 class Preprocessing(msgspec.Struct, frozen=True):
@@ -224,7 +228,7 @@ class Error(msgspec.Struct, tag="error", frozen=True):
     """The end of a request that failed alone. `code` is stable; `detail` holds no input."""
 
     id: int
-    code: Literal["nonfinite", "engine_error", "engine_lost", "unknown_model"]
+    code: Literal["nonfinite", "engine_error", "engine_lost", "shutting_down", "unknown_model"]
     detail: str
 
 
@@ -245,5 +249,9 @@ class Tick(msgspec.Struct, tag="tick", frozen=True):
     """Those of them whose request has not had its first step."""
 
 
+class Pong(msgspec.Struct, tag="pong", frozen=True):
+    """The answer to a `Ping`."""
+
+
 Event = Accepted | Progress | Preview | Result | Error
-Message = Ready | Failed | Accepted | Progress | Preview | Result | Error | Tick
+Message = Ready | Failed | Accepted | Progress | Preview | Result | Error | Tick | Pong

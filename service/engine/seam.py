@@ -10,11 +10,22 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from unified_latents.service.engine.messages import Error, Event, Ready, Request, Result, Tick
 
-State = Literal["starting", "ready", "restarting", "failed", "stopped"]
+State = Literal["starting", "ready", "unresponsive", "restarting", "failed", "stopped"]
+Reason = Literal["exit", "hang", "protocol"]
+
+
+class Death(NamedTuple):
+    """The end of an engine that nobody asked for."""
+
+    reason: Reason
+    replayed: int
+    """Requests in flight that the next engine will answer."""
+    lost: int
+    """Requests that end with `engine_lost`."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +55,13 @@ class NotReadyError(EngineError):
 
 
 class Observer(Protocol):
-    """Who wants to know of every forward pass and every restart."""
+    """Who wants to know of every forward pass and every death."""
 
     def on_tick(self, tick: Tick) -> None: ...
 
     def on_ready(self, ready: Ready) -> None: ...
 
-    def on_restart(self) -> None: ...
+    def on_death(self, death: Death) -> None: ...
 
 
 class Engine(Protocol):
@@ -69,7 +80,7 @@ class Engine(Protocol):
         ...
 
     async def stop(self) -> None:
-        """End the engine; requests in flight fail with `engine_lost`."""
+        """End the engine; requests in flight fail with `shutting_down`."""
         ...
 
     def submit(self, request: Request) -> AsyncGenerator[Event, None]:

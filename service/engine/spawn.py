@@ -32,6 +32,8 @@ class EngineOptions:
     device: str = "cpu"
     max_pending: int = 256
     """Requests taken at once; the next one is refused."""
+    hang: float = 30.0
+    """Seconds without a pass while there is work, or without a sign of life: a hang."""
     environment: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = STEPPER
     """Run with the number of its pipe's descriptor as one more argument."""
@@ -78,6 +80,10 @@ class EngineProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def kill(self) -> None:
+        """SIGKILL, which ends a stopped process too."""
+        self._process.kill()
 
     async def close(self) -> int:
         """Close the pipe, wait for the process, kill it after a grace period; its status."""

@@ -67,6 +67,8 @@ async def readyz(request: Request) -> Health:
     """200 when the engine is up and every model has reproduced its recorded canary run."""
     service = core.of(request)
     status = service.engine.status
+    if service.draining:
+        raise unavailable("shutting_down", "the service is shutting down")
     if status.state != "ready":
         detail = f": {status.detail}" if status.detail else ""
         raise unavailable("not_ready", f"the engine is {status.state}{detail}")

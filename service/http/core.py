@@ -33,6 +33,8 @@ class Service:
     settings: Settings
     engine: Engine
     metrics: Metrics
+    draining: bool = False
+    """After SIGTERM: what is in flight is finished, nothing new is taken."""
     _codecs: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(_PICTURES_AT_ONCE)
     )
@@ -56,6 +58,8 @@ class Service:
 
     async def run(self, request: Request, message: EngineRequest) -> Result:
         """The engine's result; leaving the connection cancels the work between two passes."""
+        if self.draining:
+            raise unavailable("shutting_down", "the service is shutting down")
         work = asyncio.ensure_future(seam.result(self.engine, message))
         gone = asyncio.ensure_future(_disconnect(request))
         try:

@@ -128,7 +128,7 @@ def validation_problem(error: ValidationError) -> Problem:
 
 def from_engine(error: EngineError) -> Problem:
     """What the engine said of a request."""
-    if error.code in ("not_ready", "busy"):
+    if error.code in ("not_ready", "busy", "shutting_down"):
         return unavailable(error.code, error.detail)
     return Problem(500, error.code, error.detail)
 

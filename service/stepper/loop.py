@@ -1,7 +1,7 @@
 """The step loop: take what has arrived, run one pass, send what came of it, and again.
 
-A pass that raises is tried again in halves until the culprit stands alone; a row that is not
-finite fails alone. Either way the others go on from where they were.
+A pass that raises is tried again in halves until the culprit stands alone, and once more there; a
+row that is not finite fails alone. Either way the others go on from where they were.
 """
 
 from __future__ import annotations
@@ -122,14 +122,17 @@ class Loop:
                 sample.job.started = True
                 report.waited.append(now - sample.job.arrived)
 
-    def _run(self, batch: Sequence[Sample], report: _PassReport) -> None:
-        """The pass; by halves where it raises."""
+    def _run(self, batch: Sequence[Sample], report: _PassReport, *, again: bool = False) -> None:
+        """The pass; by halves where it raises, and `again` where it raised for one alone."""
         if not batch:
             return
         unconditional = sum(sample.rows - 1 for sample in batch)
         try:
             outcomes = PASSES[batch[0].stage](batch)
         except Exception as error:
+            if len(batch) == 1 and not again:
+                self._run(batch, report, again=True)
+                return
             if len(batch) == 1:
                 log.exception("request %d failed alone", batch[0].job.request.id)
                 self._fail(batch[0].job.request.id, error)

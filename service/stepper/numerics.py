@@ -2,8 +2,9 @@
 
 On a CPU a row's result never depends on its position or its neighbours, but it may depend on how
 many there are: matrix products choose their blocking by shape, and so do convolutions. MKL's
-`MKL_CBWR=…,STRICT` settles the products for the whole process; here, strict rows pass through
-convolutions one at a time. Fast rows do without.
+`MKL_CBWR=…,STRICT` settles the products for the whole process on Intel's processors only. So
+strict rows pass through convolutions one at a time, and through the products of conditioning
+vectors, whose few rows are where blockings differ, in blocks of one size. Fast rows do without.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 _CONVOLUTIONS = frozenset(
@@ -31,8 +33,11 @@ _CONVOLUTIONS = frozenset(
 )
 
 
-class RowByRowConvolutions(TorchFunctionMode):
-    """Inside, every convolution sees one row of its batch at a time."""
+_BLOCK = 8
+
+
+class FixedShapes(TorchFunctionMode):
+    """Inside, no convolution and no product of vectors [n, d] has a shape that depends on n."""
 
     def __torch_function__(
         self,
@@ -45,12 +50,17 @@ class RowByRowConvolutions(TorchFunctionMode):
         if func in _CONVOLUTIONS and len(args[0]) > 1:
             rows: tuple[Tensor, ...] = args[0].split(1)
             return torch.cat([func(row, *args[1:], **kwargs) for row in rows])
+        if func is F.linear and args[0].ndim == 2:
+            n = len(args[0])
+            padded = F.pad(args[0], (0, 0, 0, -n % _BLOCK))
+            blocks = [func(block, *args[1:], **kwargs) for block in padded.split(_BLOCK)]
+            return torch.cat(blocks)[:n]
         return func(*args, **kwargs)
 
 
-def arithmetic(strict: bool, rows: int) -> AbstractContextManager[object]:
-    """The context of one forward pass; a single row needs no help."""
-    return RowByRowConvolutions() if strict and rows > 1 else nullcontext()
+def arithmetic(strict: bool) -> AbstractContextManager[object]:
+    """The context of one forward pass."""
+    return FixedShapes() if strict else nullcontext()
 
 
 def numerics_id(device: str, kernel_set: str, *, strict: bool) -> str:

@@ -35,7 +35,7 @@ def encode(samples: Sequence[Sample]) -> list[Outcome]:
     """uint8 pixels → z_clean, in fp32."""
     model, strict = samples[0].job.model, samples[0].job.request.strict
     x = to_unit(torch.stack([_given(sample) for sample in samples]))
-    with arithmetic(strict, len(x)):
+    with arithmetic(strict):
         z_clean = model.unified.encoder(x)
     return [
         Outcome(sample, ok, z)
@@ -68,7 +68,7 @@ def base(samples: Sequence[Sample]) -> list[Outcome]:
     label = torch.tensor([request.label for request in requests], device=x_t.device)
     null = torch.full((len(guided),), model.base.config.classes, device=x_t.device)
     rows = torch.cat((x_t, x_t[guided]))
-    with arithmetic(strict, len(rows)):
+    with arithmetic(strict):
         v = model.base(rows, torch.cat((log_snr, log_snr[guided])), torch.cat((label, null)))
     v_hat, unconditional = v[: len(samples)], v[len(samples) :]
     if guided:
@@ -86,7 +86,7 @@ def decode(samples: Sequence[Sample]) -> list[Outcome]:
     model, strict = samples[0].job.model, samples[0].job.request.strict
     x_t, log_snr = _gather(samples)
     z_0 = torch.stack([_given(sample) for sample in samples])
-    with arithmetic(strict, len(x_t)):
+    with arithmetic(strict):
         v_hat = model.unified.decoder(x_t, log_snr, z_0)
     return _step(samples, v_hat, clip=True)
 

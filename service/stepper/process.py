@@ -1,6 +1,6 @@
 """The engine process from its first breath to its last.
 
-A thread reads commands; the main thread steps and writes. When the parent's end of the pipe
+A thread reads commands and answers pings; the main thread steps. When the parent's end of the pipe
 closes the process ends at once, in the middle of a pass if need be: nobody is left to hear of it.
 """
 
@@ -25,6 +25,8 @@ from unified_latents.service.engine.messages import (
     Failed,
     Hello,
     Message,
+    Ping,
+    Pong,
     Ready,
 )
 from unified_latents.service.stepper.catalogue import Model, load
@@ -51,6 +53,7 @@ class Pipe:
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._writing = threading.Lock()
 
     def hello(self) -> Hello | None:
         """The parent's first message, and the thread for the rest; None where it has none."""
@@ -64,7 +67,10 @@ class Pipe:
     def _read(self, decoder: msgspec.msgpack.Decoder[Command]) -> None:
         try:
             while (command := frames.receive(self._stream, decoder)) is not None:
-                self._commands.put(command)
+                if isinstance(command, Ping):
+                    self.send(Pong())
+                else:
+                    self._commands.put(command)
         finally:
             os._exit(0)
 
@@ -78,7 +84,8 @@ class Pipe:
     def send(self, message: Message) -> None:
         """One message; a parent that is gone ends the process."""
         try:
-            self._stream.sendall(frames.pack(message))
+            with self._writing:
+                self._stream.sendall(frames.pack(message))
         except OSError:
             os._exit(0)
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,41 @@ def test_sigterm_ends_both_processes_with_status_0(
     assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
 
 
+def test_sigterm_lets_what_is_in_flight_finish_and_refuses_the_rest(
+    start_server: Callable[..., Any], tiny: Path, tmp_path: Path
+) -> None:
+    server, pending = _loaded(start_server, tiny, tmp_path)
+    server.process.send_signal(signal.SIGTERM)
+    _until(lambda: server.http.get("/readyz").status_code == 503)
+    assert server.http.get("/readyz").json()["code"] == "shutting_down"
+    refused = server.http.post("/generate", json=REQUEST)
+    assert (refused.status_code, refused.json()["code"]) == (503, "shutting_down")
+    assert pending.result().status_code == 200
+    assert server.process.wait(60) == 0
+
+
+def test_a_second_sigterm_ends_the_wait(
+    start_server: Callable[..., Any], tiny: Path, tmp_path: Path
+) -> None:
+    server, pending = _loaded(start_server, tiny, tmp_path)
+    server.process.send_signal(signal.SIGTERM)
+    _until(lambda: server.http.get("/readyz").status_code == 503)
+    server.process.send_signal(signal.SIGTERM)
+    answer = pending.result()
+    assert (answer.status_code, answer.json()["code"]) == (503, "shutting_down")
+    assert server.process.wait(60) == 0
+
+
+def test_an_idle_engine_that_is_stopped_is_not_ready(live: Any) -> None:
+    engine = _engine(live)
+    engine.suspend()
+    _until(lambda: live.http.get("/readyz").status_code == 503)
+    assert live.http.get("/healthz").json()["engine"] == "unresponsive"
+    engine.resume()
+    _until(lambda: live.http.get("/readyz").status_code == 200)
+    assert _engine(live).pid == engine.pid
+
+
 def test_the_engine_does_not_outlive_a_killed_parent(
     start_server: Callable[..., Any], tiny: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +204,20 @@ def test_settings_that_cannot_be_are_refused(arguments: list[str], said: str) ->
     )
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def _loaded(
+    start_server: Callable[..., Any], tiny: Path, tmp_path: Path
+) -> tuple[Any, Future[httpx.Response]]:
+    """A server of its own with a long request in flight."""
+    server = start_server("--model", f"tiny={tiny}", UL_HOME=str(tmp_path / "home"))
+    server.wait_for(r"(ready): torch")
+    pool = ThreadPoolExecutor(1)
+    body = {**REQUEST, "n": 4, "steps": {"base": 1000, "decode": 4}}
+    pending = pool.submit(httpx.post, f"{server.url}/generate", json=body, timeout=120)
+    pool.shutdown(wait=False)
+    _until(lambda: _metric(server, 'ul_inflight_rows{stage="base"}') > 0)
+    return server, pending
 
 
 def _engine(server: Any) -> psutil.Process:

@@ -23,6 +23,8 @@ from unified_latents.service.engine.messages import (
     Failed,
     Generate,
     Hello,
+    Ping,
+    Pong,
     Ready,
     Result,
 )
@@ -53,6 +55,8 @@ def main(fault: str, descriptor: int) -> None:
         return
     seen = 0
     while (command := frames.receive(stream, decoder)) is not None:
+        if isinstance(command, Ping):
+            stream.sendall(frames.pack(Pong()))
         if not isinstance(command, Generate):
             continue
         seen += 1

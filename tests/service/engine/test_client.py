@@ -27,7 +27,7 @@ from unified_latents.service.engine.messages import (
     Tick,
     Trajectory,
 )
-from unified_latents.service.engine.seam import Engine, EngineError, NotReadyError, result
+from unified_latents.service.engine.seam import Death, Engine, EngineError, NotReadyError, result
 from unified_latents.service.engine.spawn import EngineOptions
 
 HOW = Trajectory(3, "ancestral")
@@ -49,6 +49,7 @@ class Watch:
     def __init__(self) -> None:
         self.ready, self.ticked = asyncio.Event(), asyncio.Event()
         self.restarts = 0
+        self.deaths: list[Death] = []
         self.keep: Callable[[Tick], None] = lambda tick: None
 
     def on_ready(self, ready: Ready) -> None:
@@ -58,8 +59,9 @@ class Watch:
         self.ticked.set()
         self.keep(tick)
 
-    def on_restart(self) -> None:
+    def on_death(self, death: Death) -> None:
         self.restarts += 1
+        self.deaths.append(death)
 
 
 @asynccontextmanager

@@ -1,0 +1,84 @@
+"""A real engine that is killed, stopped, and made to raise, with six requests in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.service.engine.test_client import Watch, generate
+from unified_latents.service.engine.client import EngineClient
+from unified_latents.service.engine.messages import Checkpoint, Result, Trajectory
+from unified_latents.service.engine.seam import EngineError, result
+from unified_latents.service.engine.spawn import EngineOptions
+
+POISON = 666
+REQUESTS = [generate(seed=i, base=Trajectory(12, "ancestral")) for i in range(6)]
+
+
+def options(tiny: Path, folder: Path) -> EngineOptions:
+    command = (sys.executable, str(Path(__file__).with_name("faulty_engine.py")), str(folder))
+    return EngineOptions((Checkpoint("m", str(tiny)),), command=command, hang=2.0)
+
+
+async def outcomes(engine: EngineClient, extra: int | None = None) -> list[Result | BaseException]:
+    seeds = REQUESTS if extra is None else [*REQUESTS[:3], generate(seed=extra), *REQUESTS[3:]]
+    return await asyncio.gather(*(result(engine, r) for r in seeds), return_exceptions=True)
+
+
+def images(found: list[Result | BaseException]) -> list[bytes]:
+    return [r.images.data for r in found if isinstance(r, Result) and r.images is not None]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("raise", None), ("exit", "exit"), ("kill", "exit"), ("stop", "hang")]
+)
+def test_six_requests_are_answered_with_the_bytes_of_an_undisturbed_run(
+    fault: str, reason: str | None, tiny: Path, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        watch = Watch()
+        engine = EngineClient(options(tiny, tmp_path), watch)
+        await engine.start()
+        try:
+            await watch.ready.wait()
+            undisturbed = images(await outcomes(engine))
+            (tmp_path / "fault").write_text(fault)
+            assert images(await outcomes(engine)) == undisturbed
+            assert not (tmp_path / "fault").exists()
+            assert [death.reason for death in watch.deaths] == ([reason] if reason else [])
+            assert len(undisturbed) == len(REQUESTS)
+        finally:
+            await engine.stop()
+
+    asyncio.run(run())
+
+
+def test_a_poison_request_fails_alone_and_leaves_no_process(tiny: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        watch = Watch()
+        engine = EngineClient(options(tiny, tmp_path), watch)
+        await engine.start()
+        try:
+            await watch.ready.wait()
+            undisturbed = images(await outcomes(engine))
+            found = await outcomes(engine, extra=POISON)
+            assert images(found) == undisturbed
+            (error,) = (f for f in found if not isinstance(f, Result))
+            assert isinstance(error, EngineError)
+            assert error.code == "engine_lost"
+            assert [death.lost for death in watch.deaths] == [0, 0, 1]
+            assert len(_engines()) == 1
+        finally:
+            await engine.stop()
+        assert _engines() == []
+
+    asyncio.run(run())
+
+
+def _engines() -> list[psutil.Process]:
+    children = psutil.Process().children()
+    return [child for child in children if any("faulty_engine" in a for a in child.cmdline())]
