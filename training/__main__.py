@@ -44,6 +44,10 @@ Accumulation = Annotated[int | None, typer.Option(help="Parts of a batch, one af
 Precision = Annotated[
     Literal["fp32", "bf16"] | None, typer.Option(help="Of the networks' products.")
 ]
+Compile = Annotated[
+    bool | None,
+    typer.Option(help="torch.compile: minutes at the start, a faster step; for long runs."),
+]
 Minutes = Annotated[float, typer.Option(help="Between two snapshots.")]
 Init = Annotated[
     Path | None, typer.Option(help="Start from this checkpoint's weights, optimiser fresh.")
@@ -69,6 +73,7 @@ def stage1(
     seed: Seed = None,
     accumulation: Accumulation = None,
     precision: Precision = None,
+    compile: Compile = None,
     loss_factor: Annotated[float | None, typer.Option(help="c_lf: more is more bits.")] = None,
     decoder_bias: Annotated[float | None, typer.Option(help="b: more is more bits.")] = None,
     target_bits: Annotated[
@@ -83,7 +88,7 @@ def stage1(
     """Train encoder, prior and decoder."""
     options = runner.Options(out, snapshot_minutes)
     chosen = _choose(recipe, recipes.STAGE1)(_card(data))
-    changes = Overrides(steps, batch, seed, accumulation, precision)
+    changes = Overrides(steps, batch, seed, accumulation, precision, compile)
     chosen = replace(chosen, training=changes.of(chosen.training), target_bits=target_bits)
     chosen = recipes.with_bitrate(chosen, loss_factor, decoder_bias)
     if encoder_warmup is not None:
@@ -103,6 +108,7 @@ def stage2(
     seed: Seed = None,
     accumulation: Accumulation = None,
     precision: Precision = None,
+    compile: Compile = None,
     init: Init = None,
     snapshot_minutes: Minutes = 10.0,
 ) -> None:
@@ -111,7 +117,7 @@ def stage2(
     make, card = _choose(recipe, recipes.STAGE2), _card(data)
     start = checkpoints.load(stage1)
     chosen = make(card, start.unified.config)
-    changes = Overrides(steps, batch, seed, accumulation, precision)
+    changes = Overrides(steps, batch, seed, accumulation, precision, compile)
     chosen = replace(chosen, training=changes.of(chosen.training))
     run = Stage2.build(chosen, load(data), start, out, init)
     _train(run, run.recipe.training, options)

@@ -81,6 +81,8 @@ def prepare(accelerator: Accelerator, task: Task, training: Training) -> Trainer
         fused=True,
     )
     objective, optimiser = accelerator.prepare(task.objective, optimiser)
+    if training.compile:
+        objective = torch.compile(objective)
     return Trainer(accelerator, objective, optimiser)
 
 

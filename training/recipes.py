@@ -53,6 +53,8 @@ class Training:
     accumulation: int = 1
     precision: Precision = "no"
     """Of the networks' products: "no" is plain fp32."""
+    compile: bool = False
+    """Run the step through torch.compile: minutes at the start, then a faster step."""
     log_every: int = 100
     """Steps that one line of the log averages."""
     grid_every: int = 2000
@@ -200,6 +202,7 @@ class Overrides:
     seed: int | None = None
     accumulation: int | None = None
     precision: Literal["fp32", "bf16"] | None = None
+    compile: bool | None = None
 
     def of(self, training: Training) -> Training:
         said = {name: value for name, value in vars(self).items() if value is not None}
