@@ -201,9 +201,10 @@ def classifier(
 def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 7,
     steps: Annotated[int, typer.Option(min=1, help="Training steps a round.")] = 5,
+    compiled: Annotated[bool, typer.Option(help="Measure compiled steps too; minutes.")] = True,
 ) -> None:
     """Images/s and model FLOP utilisation of both stages, beside `torch.mm`."""
-    benchmark.bench(rounds, steps, Console())
+    benchmark.bench(rounds, steps, Console(), compiled)
 
 
 @data_app.command("fashion-mnist")

@@ -49,6 +49,7 @@ assert train(Stage1, "broken") == 6
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_compiled_run_resumes_exactly_and_is_near_the_eager_one(
     stage1: Stage1Recipe, pictures: DataSet, pictures_folder: Path, tmp_path: Path
 ) -> None:

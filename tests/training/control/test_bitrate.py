@@ -30,7 +30,7 @@ def simulate(
 
 @pytest.mark.parametrize("target", [0.06, 0.08, 0.1, 0.2])
 @pytest.mark.parametrize("gain", [0.5, 0.7, 0.95])
-@pytest.mark.parametrize("steps", [900, 7000])
+@pytest.mark.parametrize("steps", [600, 7000])
 def test_the_rate_ends_at_the_target(target: float, gain: float, steps: int) -> None:
     controller = Controller(Plan(target, 0, steps * 2 // 3), 5.0)
     rate, _ = simulate(controller, steps, gain=gain, noise=0.03)[-1]
@@ -40,7 +40,7 @@ def test_the_rate_ends_at_the_target(target: float, gain: float, steps: int) -> 
 def test_short_runs_aim_above_their_target() -> None:
     aims = [Plan(0.1, 0, freeze).aim for freeze in (40, 400, 1200, 2000, 5000)]
     assert aims == sorted(aims, reverse=True)
-    assert aims[0] == aims[1] == pytest.approx(0.1067, rel=1e-3)
+    assert aims[0] == aims[1] == pytest.approx(0.1046, rel=1e-3)
     assert aims[-2:] == [0.1, 0.1]
 
 
