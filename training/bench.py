@@ -109,6 +109,7 @@ def _contender(name: str, stage: loop.Task, training: Training, folder: Path) ->
 
 def _steps(stage: loop.Task, training: Training, folder: Path) -> Iterator[None]:
     """Whole training steps, the moving average included."""
+    loop.lay_out(stage.objective)
     ema = Ema(stage.objective, training.ema)
     trainer = loop.prepare(runner.accelerate(training, folder), stage, training)
     ema.module.to(trainer.accelerator.device)

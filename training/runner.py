@@ -227,6 +227,7 @@ def run(stage: Stage, training: Training, options: Options) -> int:
     """
     claim(options.out, stage.describe())
     accelerator = accelerate(training, options.out)
+    loop.lay_out(stage.objective)
     ema, meter = Ema(stage.objective, training.ema), logs.Meter()
     trainer = loop.prepare(accelerator, stage, training)
     ema.module.to(accelerator.device)
