@@ -30,7 +30,7 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "n l d"], angles: Float[Tensor, "l half"]
     ) -> Float[Tensor, "n l d"]:
         q, k, v = rearrange(self.qkv(x), "n l (k h d) -> k n h l d", k=3, h=self.heads)
-        heads = attention(q, k, v, self.q_scale, self.k_scale, angles)
+        heads = attention(q, k, v, self.q_scale.type_as(q), self.k_scale.type_as(k), angles)
         return self.output(rearrange(heads, "n h l d -> n l (h d)"))
 
 

@@ -71,7 +71,7 @@ class Draws:
         )
 
 
-def scale_gradient(x: Tensor, weight: float) -> Tensor:
+def scale_gradient(x: Tensor, weight: float | Tensor) -> Tensor:
     """The same values, bit for bit, with the gradient times `weight`."""
     fixed = x.detach()
     return fixed + weight * (x - fixed)
@@ -109,7 +109,7 @@ class UnifiedLatents(nn.Module):
         return diffuse(z_clean, eps, z_clean.new_full((len(z_clean),), self.config.lambda_0))
 
     def losses(
-        self, x: Float[Tensor, "n c *s"], draws: Draws, encoder_weight: float = 1.0
+        self, x: Float[Tensor, "n c *s"], draws: Draws, encoder_weight: float | Tensor = 1.0
     ) -> Losses:
         """Both terms of the bound, one level a row.
 

@@ -22,7 +22,7 @@ from unified_latents.training.errors import TrainingError
 from unified_latents.training.evaluation import classifier as classifiers
 from unified_latents.training.evaluation import evaluate as evaluation
 from unified_latents.training.evaluation import report as reports
-from unified_latents.training.recipes import EncoderWarmup, Training
+from unified_latents.training.recipes import EncoderWarmup, Overrides, Training
 from unified_latents.training.stage1 import Stage1
 from unified_latents.training.stage2 import Stage2
 
@@ -40,6 +40,14 @@ DataOut = Annotated[Path, typer.Option(help="Where the prepared set goes.")]
 Steps = Annotated[int | None, typer.Option(help="Instead of the recipe's.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images a step, instead of the recipe's.")]
 Seed = Annotated[int | None, typer.Option(help="Instead of the recipe's.")]
+Accumulation = Annotated[int | None, typer.Option(help="Parts of a batch, one after another.")]
+Precision = Annotated[
+    Literal["fp32", "bf16"] | None, typer.Option(help="Of the networks' products.")
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option(help="torch.compile: minutes at the start, a faster step; for long runs."),
+]
 Minutes = Annotated[float, typer.Option(help="Between two snapshots.")]
 Init = Annotated[
     Path | None, typer.Option(help="Start from this checkpoint's weights, optimiser fresh.")
@@ -63,7 +71,14 @@ def stage1(
     steps: Steps = None,
     batch: BatchSize = None,
     seed: Seed = None,
+    accumulation: Accumulation = None,
+    precision: Precision = None,
+    compile: Compile = None,
     loss_factor: Annotated[float | None, typer.Option(help="c_lf: more is more bits.")] = None,
+    decoder_bias: Annotated[float | None, typer.Option(help="b: more is more bits.")] = None,
+    target_bits: Annotated[
+        float | None, typer.Option(help="Bits a pixel: c_lf moves until they are met.")
+    ] = None,
     encoder_warmup: Annotated[
         tuple[int, int] | None, typer.Option(help="Steps of hold and ramp, for a short run.")
     ] = None,
@@ -73,9 +88,9 @@ def stage1(
     """Train encoder, prior and decoder."""
     options = runner.Options(out, snapshot_minutes)
     chosen = _choose(recipe, recipes.STAGE1)(_card(data))
-    chosen = replace(chosen, training=_overridden(chosen.training, steps, batch, seed))
-    if loss_factor is not None:
-        chosen = recipes.with_loss_factor(chosen, loss_factor)
+    changes = Overrides(steps, batch, seed, accumulation, precision, compile)
+    chosen = replace(chosen, training=changes.of(chosen.training), target_bits=target_bits)
+    chosen = recipes.with_bitrate(chosen, loss_factor, decoder_bias)
     if encoder_warmup is not None:
         chosen = replace(chosen, encoder_warmup=EncoderWarmup(*encoder_warmup))
     run = Stage1.build(chosen, load(data), init)
@@ -91,6 +106,9 @@ def stage2(
     steps: Steps = None,
     batch: BatchSize = None,
     seed: Seed = None,
+    accumulation: Accumulation = None,
+    precision: Precision = None,
+    compile: Compile = None,
     init: Init = None,
     snapshot_minutes: Minutes = 10.0,
 ) -> None:
@@ -99,7 +117,8 @@ def stage2(
     make, card = _choose(recipe, recipes.STAGE2), _card(data)
     start = checkpoints.load(stage1)
     chosen = make(card, start.unified.config)
-    chosen = replace(chosen, training=_overridden(chosen.training, steps, batch, seed))
+    changes = Overrides(steps, batch, seed, accumulation, precision, compile)
+    chosen = replace(chosen, training=changes.of(chosen.training))
     run = Stage2.build(chosen, load(data), start, out, init)
     _train(run, run.recipe.training, options)
 
@@ -182,9 +201,10 @@ def classifier(
 def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 7,
     steps: Annotated[int, typer.Option(min=1, help="Training steps a round.")] = 5,
+    compiled: Annotated[bool, typer.Option(help="Measure compiled steps too; minutes.")] = True,
 ) -> None:
     """Images/s and model FLOP utilisation of both stages, beside `torch.mm`."""
-    benchmark.bench(rounds, steps, Console())
+    benchmark.bench(rounds, steps, Console(), compiled)
 
 
 @data_app.command("fashion-mnist")
@@ -241,17 +261,6 @@ def _choose(name: str, table: dict[str, T]) -> T:
     if name not in table:
         raise TrainingError(f"no recipe {name!r}; there are: {', '.join(table)}")
     return table[name]
-
-
-def _overridden(
-    training: Training, steps: int | None, batch: int | None, seed: int | None
-) -> Training:
-    return replace(
-        training,
-        steps=training.steps if steps is None else steps,
-        batch=training.batch if batch is None else batch,
-        seed=training.seed if seed is None else seed,
-    )
 
 
 if __name__ == "__main__":

@@ -57,11 +57,14 @@ class _Contender:
         return steps * self.batch / (time.perf_counter() - start)
 
 
-def bench(rounds: int, steps: int, console: Console) -> list[Speed]:
-    """Measure both stages and print the table; `rounds` and `steps` (a round) are ≥ 1."""
+def bench(rounds: int, steps: int, console: Console, compiled: bool = True) -> list[Speed]:
+    """Measure both stages, compiled too if asked, and print the table.
+
+    `rounds` and `steps` (a round) are ≥ 1.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
-        contenders = _contenders(Path(folder), rounds * steps)
+        contenders = _contenders(Path(folder), rounds * steps, compiled)
         for contender in contenders:
             contender.images_per_second(2)
         mm = {size: list[float]() for size in PEAK_SIZES}
@@ -82,28 +85,31 @@ def _speed(contender: _Contender, speeds: list[float], peaks: list[float]) -> Sp
     return Speed(contender.name, tuple(speeds), tuple(ratios))
 
 
-def _contenders(folder: Path, steps: int) -> list[_Contender]:
+def _contenders(folder: Path, steps: int, compiled: bool) -> list[_Contender]:
     data = _pictures(folder / "data")
     one = Stage1.build(recipes.fashion(data.card), data)
     one.save(one.objective, folder / "stage1", {})
     start = checkpoint.load(folder / "stage1")
-    two = Stage2.build(recipes.fashion_base(data.card, one.recipe.model), data, start, folder)
-    return [
-        _contender("stage 1", one, one.recipe.training, folder, steps),
-        _contender("stage 2", two, two.recipe.training, folder, steps),
-    ]
+    base = recipes.fashion_base(data.card, one.recipe.model)
+    contenders = []
+    for compile in (False, True) if compiled else (False,):
+        how = ", compiled" if compile else ""
+        one = Stage1.build(recipes.fashion(data.card), data)
+        two = Stage2.build(base, data, start, folder)
+        for name, stage in (("stage 1", one), ("stage 2", two)):
+            training = replace(stage.recipe.training, steps=steps + 2, compile=compile)
+            contenders.append(_contender(name + how, stage, training, folder))
+    return contenders
 
 
-def _contender(
-    name: str, stage: loop.Task, training: Training, folder: Path, steps: int
-) -> _Contender:
-    training = replace(training, steps=steps + 2)
+def _contender(name: str, stage: loop.Task, training: Training, folder: Path) -> _Contender:
     flops = training_flops(stage)
     return _Contender(name, _steps(stage, training, folder), training.batch, flops)
 
 
 def _steps(stage: loop.Task, training: Training, folder: Path) -> Iterator[None]:
     """Whole training steps, the moving average included."""
+    loop.lay_out(stage.objective)
     ema = Ema(stage.objective, training.ema)
     trainer = loop.prepare(runner.accelerate(training, folder), stage, training)
     ema.module.to(trainer.accelerator.device)

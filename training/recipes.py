@@ -52,6 +52,9 @@ class Training:
     seed: int = 0
     accumulation: int = 1
     precision: Precision = "no"
+    """Of the networks' products: "no" is plain fp32."""
+    compile: bool = False
+    """Run the step through torch.compile: minutes at the start, then a faster step."""
     log_every: int = 100
     """Steps that one line of the log averages."""
     grid_every: int = 2000
@@ -100,6 +103,8 @@ class Stage1Recipe:
     encoder_warmup: EncoderWarmup = EncoderWarmup(300, 1500)
     defaults: Defaults = _PLAIN
     """How the checkpoint is sampled unless a request says otherwise; the sample grids too."""
+    target_bits: float | None = None
+    """Bits a pixel that c_lf is moved towards, from the model's `loss_factor`; None holds it."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +179,33 @@ def check_images(model: UnifiedConfig, card: DataCard) -> None:
         )
 
 
-def with_loss_factor(recipe: Stage1Recipe, loss_factor: float) -> Stage1Recipe:
-    """The same recipe at another bitrate; `TrainingError` unless 0 < c_lf < ∞."""
-    if not 0 < loss_factor < math.inf:
-        raise TrainingError(f"the loss factor must be positive, got {loss_factor}")
-    return replace(recipe, model=replace(recipe.model, loss_factor=loss_factor))
+def with_bitrate(
+    recipe: Stage1Recipe, loss_factor: float | None, decoder_bias: float | None
+) -> Stage1Recipe:
+    """The same recipe at another bitrate; `TrainingError` unless 0 < c_lf < ∞ and b is finite."""
+    model = recipe.model
+    factor = model.loss_factor if loss_factor is None else loss_factor
+    bias = model.decoder_bias if decoder_bias is None else decoder_bias
+    if not 0 < factor < math.inf:
+        raise TrainingError(f"the loss factor must be positive, got {factor}")
+    if not math.isfinite(bias):
+        raise TrainingError(f"the decoder bias must be finite, got {bias}")
+    return replace(recipe, model=replace(model, loss_factor=factor, decoder_bias=bias))
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a command line says instead of a recipe; None is the recipe's."""
+
+    steps: int | None = None
+    batch: int | None = None
+    seed: int | None = None
+    accumulation: int | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+    compile: bool | None = None
+
+    def of(self, training: Training) -> Training:
+        said = {name: value for name, value in vars(self).items() if value is not None}
+        if self.precision == "fp32":
+            said["precision"] = "no"
+        return replace(training, **said)

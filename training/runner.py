@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,13 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
+from torch import Tensor
 
 from unified_latents.training import logs, loop, snapshot
 from unified_latents.training.ema import Ema
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.journal import Journal
-from unified_latents.training.loop import Trainer
+from unified_latents.training.loop import StepReport, Trainer
 from unified_latents.training.recipes import Training
 
 
@@ -42,6 +43,16 @@ class Stage(loop.Task, Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the weights, as JSON."""
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """What resumes beside the weights: objects with `state_dict` and `load_state_dict`."""
+
+    def follow(self, report: StepReport, average: Any, mean: Callable[[Tensor], Tensor]) -> None:
+        """Look at a finished step, and steer; `mean` is over ranks. May raise `TrainingError`."""
+
+    def figures(self) -> dict[str, float]:
+        """What is steered, for the log."""
 
     def grid(self, average: Any, path: Path) -> None:
         """Write a sample grid as PNG."""
@@ -184,11 +195,15 @@ class Run:
         wishes = torch.tensor(float(wish), device=self.accelerator.device)
         return bool(self.accelerator.reduce(wishes, "sum") > 0)
 
+    def mean(self, values: Tensor) -> Tensor:
+        """Over ranks."""
+        values = values.to(self.accelerator.device)
+        return self.accelerator.reduce(values, "mean")  # type: ignore[no-any-return]
+
     def window(self, done: int) -> dict[str, float]:
         """The means since the last window; `TrainingError` if one is not finite."""
         means = self.meter.read()
-        values = torch.tensor(list(means.values()), device=self.accelerator.device)
-        values = self.accelerator.reduce(values, "mean")
+        values = self.mean(torch.tensor(list(means.values())))
         if not values.isfinite().all():
             raise TrainingError(
                 f"the loss stopped being finite before step {done}: {means}; the last snapshot "
@@ -212,10 +227,11 @@ def run(stage: Stage, training: Training, options: Options) -> int:
     """
     claim(options.out, stage.describe())
     accelerator = accelerate(training, options.out)
+    loop.lay_out(stage.objective)
     ema, meter = Ema(stage.objective, training.ema), logs.Meter()
     trainer = loop.prepare(accelerator, stage, training)
     ema.module.to(accelerator.device)
-    accelerator.register_for_checkpointing(ema, meter)
+    accelerator.register_for_checkpointing(ema, meter, *stage.state)
     job = Run(stage, training, options, trainer, ema, meter)
     start = job.resume()
     journal = Journal.open(accelerator, stage, training, options.out, start)
@@ -228,17 +244,18 @@ def run(stage: Stage, training: Training, options: Options) -> int:
 
 def _steps(job: Run, journal: Journal, start: int, interrupt: Interrupt) -> int:
     """The steps that are left, and what follows each of them."""
-    training, done = job.training, start
+    stage, training, done = job.stage, job.training, start
     saved = time.monotonic()
-    for report in loop.train(job.trainer, job.stage, training, start):
+    for report in loop.train(job.trainer, stage, training, start):
         done = report.step + 1
         job.ema.update(job.trainer.network, report.step)
         job.meter.add(report)
+        stage.follow(report, job.ema.module, job.mean)
         journal.step(report)
         last = done == training.steps
         if last or done % training.log_every == 0:
             looked = job.look(done) if last or done % training.grid_every == 0 else {}
-            job.meter.latest = job.window(done) | looked
+            job.meter.latest = job.window(done) | stage.figures() | looked
             journal.window(done, report.rate, job.meter.latest)
         due = time.monotonic() - saved >= 60 * job.options.snapshot_minutes
         if job.agree(interrupt.asked):

@@ -6,7 +6,9 @@ is logged is never scaled by the encoder's warm-up.
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +24,12 @@ from unified_latents.models.pixels import to_unit
 from unified_latents.models.unified import Draws, UnifiedLatents
 from unified_latents.training import grids, measure
 from unified_latents.training.cards import checkpoint_card
+from unified_latents.training.control.bitrate import Controller, Plan
+from unified_latents.training.control.collapse import Detector, Suspect
+from unified_latents.training.control.pilot import Pilot, Probe, mixed_up
 from unified_latents.training.data.sets import DataSet
 from unified_latents.training.errors import TrainingError
-from unified_latents.training.loop import Terms
+from unified_latents.training.loop import StepReport, Terms
 from unified_latents.training.measure import Settings
 from unified_latents.training.order import generator, indices
 from unified_latents.training.recipes import EncoderWarmup, Stage1Recipe
@@ -37,7 +42,9 @@ class Inputs(NamedTuple):
     image: Tensor
     """uint8 [n, c, *size]."""
     draws: dict[str, Tensor]
-    encoder_weight: float
+    encoder_weight: Tensor
+    """[n], all equal; a tensor, so that a compiled step is compiled once. So is c_lf."""
+    loss_factor: Tensor
 
 
 def bits_per_pixel(config: UnifiedConfig, nats: Tensor) -> Tensor:
@@ -54,10 +61,11 @@ class Objective(nn.Module):
 
     def forward(self, inputs: Inputs) -> Terms:
         losses = self.model.losses(
-            to_unit(inputs.image), Draws(**inputs.draws), inputs.encoder_weight
+            to_unit(inputs.image), Draws(**inputs.draws), inputs.encoder_weight[0]
         )
+        louder = inputs.loss_factor / self.model.config.loss_factor
         rate = bits_per_pixel(self.model.config, losses.latent).mean()
-        distortion = bits_per_pixel(self.model.config, losses.image).mean()
+        distortion = bits_per_pixel(self.model.config, louder * losses.image).mean()
         loss = rate + distortion
         figures = {"loss": loss, "bits_per_pixel": rate, "decoder_loss": distortion}
         return Terms(loss, figures)
@@ -105,7 +113,40 @@ class Stage1:
         noise = generator(training.seed, "draws", step)
         draws = Draws.sample(self.recipe.model, training.batch, noise)
         weight = self.recipe.encoder_warmup.weight(step)
-        return Inputs(self.data.train.batch(chosen).image, vars(draws), weight)
+        return self._inputs(self.data.train.batch(chosen).image, draws, weight)
+
+    def _inputs(self, image: Tensor, draws: Draws, weight: float) -> Inputs:
+        rows = torch.ones(len(image))
+        return Inputs(image, vars(draws), weight * rows, self.pilot.loss_factor * rows)
+
+    @cached_property
+    def pilot(self) -> Pilot:
+        """What watches the run, and moves c_lf if the recipe names a target."""
+        recipe, warmup = self.recipe, self.recipe.encoder_warmup
+        controller, factor = None, recipe.model.loss_factor
+        if recipe.target_bits is not None:
+            freeze = recipe.training.steps * 2 // 3
+            plan = Plan(recipe.target_bits, warmup.hold + warmup.ramp, freeze)
+            controller = Controller(plan, factor)
+        detector = Detector(Suspect(factor, recipe.model.decoder_bias, warmup.hold))
+        return Pilot(factor, controller, detector)
+
+    @property
+    def state(self) -> tuple[Pilot, ...]:
+        return (self.pilot,)
+
+    def follow(
+        self, report: StepReport, average: Objective, mean: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Show the pilot a step. `TrainingError` if the latent collapsed."""
+        self.pilot.add(report.figures["bits_per_pixel"])
+        if self.pilot.due(report.step + 1):
+            device = report.figures["bits_per_pixel"].device
+            inputs = send_to_device(self.inputs(report.step), device)
+            self.pilot.follow(report.step + 1, probe(self.objective, average, inputs), mean)
+
+    def figures(self) -> dict[str, float]:
+        return self.pilot.figures()
 
     @cached_property
     def _shown(self) -> Tensor:
@@ -129,17 +170,35 @@ class Stage1:
         image = self.data.test.batch(few).image
         draws = Draws.sample(self.recipe.model, len(image), generator("held-out"))
         device = next(average.parameters()).device
-        terms: Terms = average(send_to_device(Inputs(image, vars(draws), 1.0), device))
+        terms: Terms = average(send_to_device(self._inputs(image, draws, 1.0), device))
         return {f"test_{name}": float(value) for name, value in terms.figures.items()}
 
     def save(self, average: Objective, folder: Path, figures: dict[str, float]) -> None:
-        """A checkpoint without a base model: it encodes and decodes."""
+        """A checkpoint without a base model: it encodes and decodes. Its c_lf is the last one."""
+        model = copy.copy(average.model)
+        model.config = replace(model.config, loss_factor=self.pilot.loss_factor)
         recipe = {"stage_1": self.describe()}
         metrics = {"stage_1": figures}
         card = checkpoint_card(
             self.recipe.name, self.data.card, recipe, metrics, self.recipe.defaults
         )
-        checkpoint.save(folder, average.model, None, card)
+        checkpoint.save(folder, model, None, card)
+
+
+@torch.no_grad()
+def probe(raw: Objective, average: Objective, inputs: Inputs) -> Probe:
+    """The batch's rate under both, and what its latents are worth to the averaged decoder."""
+    whole: Terms = average(inputs)
+    with mixed_up(average.model.decoder):
+        confused: Terms = average(inputs)
+    now: Terms = raw.eval()(inputs)
+    raw.train()
+    worth = confused.figures["decoder_loss"] - whole.figures["decoder_loss"]
+    return Probe(
+        float(now.figures["bits_per_pixel"]),
+        float(whole.figures["bits_per_pixel"]),
+        float(worth),
+    )
 
 
 _SHAPE = ("image_channels", "size", "latent_channels", "encoder", "prior", "decoder")

@@ -7,6 +7,7 @@ so that Var(z_t | z_clean) = σ_t² (arXiv 2602.17270).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from unified_latents.training.cards import checkpoint_card
 from unified_latents.training.data.sets import DataSet
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.latents import Latents, cached
-from unified_latents.training.loop import Terms
+from unified_latents.training.loop import StepReport, Terms
 from unified_latents.training.measure import Settings
 from unified_latents.training.order import generator, indices
 from unified_latents.training.recipes import Stage2Recipe
@@ -116,6 +117,19 @@ class Stage2:
             "stage_1": self.start.manifest.digest,
             "init": self.init,
         }
+
+    @property
+    def state(self) -> tuple[()]:
+        """Nothing beside the weights."""
+        return ()
+
+    def follow(
+        self, report: StepReport, average: Objective, mean: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Nothing is steered."""
+
+    def figures(self) -> dict[str, float]:
+        return {}
 
     def inputs(self, step: int) -> Inputs:
         training, model = self.recipe.training, self.recipe.model

@@ -62,7 +62,7 @@ def test_a_base_model_has_the_sets_classes(pictures: DataSet) -> None:
 
 
 def test_the_loss_factor_is_the_only_thing_that_changes(stage1: Stage1Recipe) -> None:
-    louder = recipes.with_loss_factor(stage1, 7.0)
+    louder = recipes.with_bitrate(stage1, 7.0, None)
     assert louder.model.loss_factor == 7
     assert replace(louder, model=replace(louder.model, loss_factor=2.0)) == stage1
 
@@ -70,4 +70,4 @@ def test_the_loss_factor_is_the_only_thing_that_changes(stage1: Stage1Recipe) ->
 @pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
 def test_a_loss_factor_out_of_range_is_refused(stage1: Stage1Recipe, factor: float) -> None:
     with pytest.raises(TrainingError, match="loss factor"):
-        recipes.with_loss_factor(stage1, factor)
+        recipes.with_bitrate(stage1, factor, None)
