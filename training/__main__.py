@@ -22,6 +22,7 @@ from unified_latents.training.errors import TrainingError
 from unified_latents.training.evaluation import classifier as classifiers
 from unified_latents.training.evaluation import evaluate as evaluation
 from unified_latents.training.evaluation import report as reports
+from unified_latents.training.evaluation import sizes
 from unified_latents.training.recipes import EncoderWarmup, Overrides, Training
 from unified_latents.training.stage1 import Stage1
 from unified_latents.training.stage2 import Stage2
@@ -205,6 +206,12 @@ def bench(
 ) -> None:
     """Images/s and model FLOP utilisation of both stages, beside `torch.mm`."""
     benchmark.bench(rounds, steps, Console(), compiled)
+
+
+@app.command()
+def presets() -> None:
+    """The size of every named network: parameters, FLOPs of a pass, latent shape."""
+    sizes.show(Console())
 
 
 @data_app.command("fashion-mnist")
