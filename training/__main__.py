@@ -110,7 +110,7 @@ def evaluate(
     data: Data,
     out: Annotated[Path, typer.Option(help="Report and parts; one that is there goes on.")],
     images: Annotated[int, typer.Option(help="Test pictures to reconstruct.")] = 10_000,
-    generated: Annotated[int, typer.Option(help="Pictures to generate.")] = 2_000,
+    generated: Annotated[int, typer.Option(help="Pictures to generate, labels in turn.")] = 20_000,
     steps_base: Steps = None,
     steps_decode: Steps = None,
     guidance: Annotated[float | None, typer.Option(help="Instead of the checkpoint's.")] = None,

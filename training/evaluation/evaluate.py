@@ -109,7 +109,7 @@ def plan(
     out: Path,
     *,
     images: int = 10_000,
-    generated: int = 2_000,
+    generated: int = 20_000,
     steps_base: int | None = None,
     steps_decode: int | None = None,
     guidance: float | None = None,
