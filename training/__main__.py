@@ -116,6 +116,9 @@ def evaluate(
     guidance: Annotated[float | None, typer.Option(help="Instead of the checkpoint's.")] = None,
     seed: Annotated[int, typer.Option(help="Of all noise.")] = 0,
     processes: Annotated[int, typer.Option(min=1, help="They share the threads.")] = 1,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Minutes of compiling, then faster networks.")
+    ] = False,
     judge: Annotated[Path | None, typer.Option(help="A classifier for other labels.")] = None,
     attach: Annotated[bool, typer.Option(help="Write the figures into the manifest.")] = False,
 ) -> None:
@@ -130,6 +133,7 @@ def evaluate(
         steps_decode=steps_decode,
         guidance=guidance,
         seed=seed,
+        compiled=compiled,
     )
     units = evaluation.run(plan, processes)
     for _ in track(units, "measuring", total=len(plan.units()), console=Console(stderr=True)):
