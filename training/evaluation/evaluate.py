@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,7 +31,7 @@ from unified_latents.training.data.card import SPLITS, DataCard, DataError, read
 from unified_latents.training.data.sets import Split, load
 from unified_latents.training.evaluation.bounds import bounds
 from unified_latents.training.measure import Settings
-from unified_latents.training.metrics import Figure
+from unified_latents.training.metrics import Curve, Figure
 
 T = TypeVar("T")
 
@@ -123,6 +123,8 @@ class Metrics:
     judge: str
     """The classifier that named generated pictures."""
     figures: dict[str, Figure]
+    curves: dict[str, Curve] = field(default_factory=dict)
+    loss_factor: float | None = None
 
 
 def plan(
@@ -179,23 +181,27 @@ def _sampling(
     )
 
 
+def todo(evaluation: Evaluation) -> list[Unit]:
+    """What is not measured yet."""
+    return [unit for unit in evaluation.units() if not evaluation.part(unit).is_file()]
+
+
 def run(evaluation: Evaluation, processes: int = 1) -> Generator[Unit]:
     """Measure what is not measured yet, on so many processes; yields each unit when it is done."""
-    todo = [unit for unit in evaluation.units() if not evaluation.part(unit).is_file()]
-    yield from spread(partial(_work, evaluation), todo, processes)
+    yield from spread(partial(_work, evaluation), todo(evaluation), processes)
 
 
-def spread(work: Callable[[T], T], todo: Sequence[T], processes: int) -> Generator[T]:
-    """Do all of `todo` on so many processes that share the threads; yields each when it is done."""
+def spread(work: Callable[[T], T], tasks: Sequence[T], processes: int) -> Generator[T]:
+    """Do all tasks on so many processes that share the threads; yields each when it is done."""
     if processes == 1:
-        yield from map(work, todo)
+        yield from map(work, tasks)
         return
     threads = max(1, torch.get_num_threads() // processes)
     pool = ProcessPoolExecutor(
         processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
     )
     try:
-        for future in as_completed([pool.submit(work, each) for each in todo]):
+        for future in as_completed([pool.submit(work, each) for each in tasks]):
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
