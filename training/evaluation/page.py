@@ -154,6 +154,8 @@ def _table(figures: Mapping[str, Figure]) -> str:
 
 def _number(value: float) -> str:
     """Four significant digits, never an exponent for what people read."""
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.7f}"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
 
 

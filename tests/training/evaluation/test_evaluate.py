@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from unified_latents.models.manifest import CheckpointError
 from unified_latents.training.data.card import DataError
@@ -140,3 +141,15 @@ def test_pictures_of_another_size(
     made = plan(evaluation.checkpoint, tmp_path / "set", tmp_path / "out")
     with pytest.raises(DataError, match=r"pictures of \(1, 8, 8\), tiny takes \(1, 16, 16\)"):
         list(run(made))
+
+
+def test_compiling_is_asked_of_what_is_sampled(
+    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And changes no part's name: a compiled network rounds otherwise, no more."""
+    asked: list[str] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: asked.append(type(self).__name__))
+    compiled = replace(evaluation, compiled=True)
+    list(run(compiled))
+    assert asked == ["Decoder", "BaseModel"]
+    assert list(run(evaluation)) == []
