@@ -137,6 +137,8 @@ def _between(
         figures[f"frechet_{network}_{name}"] = Figure(value, None, n, text)
     if n >= 2:
         found = kernel(a.features, b.features)
-        text = f"kernel distance (unbiased MMD², cubic kernel, mean of blocks of 1000) {where}"
+        text = (
+            f"kernel distance (unbiased MMD², cubic kernel, mean of blocks of at most 1000) {where}"
+        )
         figures[f"kernel_{network}_{name}"] = Figure(found.value, found.std_error, n, text)
     return figures
