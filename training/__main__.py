@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 import torch
 import typer
 from rich.console import Console
-from rich.progress import Progress, track
+from rich.progress import Progress
 
 from unified_latents.models import checkpoint as checkpoints
 from unified_latents.models.manifest import CheckpointError
@@ -20,9 +20,8 @@ from unified_latents.training.data.card import DataCard, DataError, Fit, read_ca
 from unified_latents.training.data.sets import load, prepare_fashion_mnist, prepare_folder
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.evaluation import classifier as classifiers
-from unified_latents.training.evaluation import evaluate as evaluation
-from unified_latents.training.evaluation import report as reports
 from unified_latents.training.evaluation import sizes
+from unified_latents.training.evaluation.command import Data, Steps, evaluate
 from unified_latents.training.recipes import EncoderWarmup, Overrides, Training
 from unified_latents.training.stage1 import Stage1
 from unified_latents.training.stage2 import Stage2
@@ -34,11 +33,10 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Prepare a set of pictures.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.command()(evaluate)
 
-Data = Annotated[Path, typer.Option(help="A set prepared by `ul-train data`.")]
 Out = Annotated[Path, typer.Option(help="The run's folder; a run that is there goes on.")]
 DataOut = Annotated[Path, typer.Option(help="Where the prepared set goes.")]
-Steps = Annotated[int | None, typer.Option(help="Instead of the recipe's.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images a step, instead of the recipe's.")]
 Seed = Annotated[int | None, typer.Option(help="Instead of the recipe's.")]
 Accumulation = Annotated[int | None, typer.Option(help="Parts of a batch, one after another.")]
@@ -125,44 +123,6 @@ def stage2(
 
 
 @app.command()
-def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A folder, or the name of a shipped model.")],
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Report and parts; one that is there goes on.")],
-    images: Annotated[int, typer.Option(help="Test pictures to reconstruct.")] = 10_000,
-    generated: Annotated[int, typer.Option(help="Pictures to generate.")] = 2_000,
-    steps_base: Steps = None,
-    steps_decode: Steps = None,
-    guidance: Annotated[float | None, typer.Option(help="Instead of the checkpoint's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all noise.")] = 0,
-    processes: Annotated[int, typer.Option(min=1, help="They share the threads.")] = 1,
-    judge: Annotated[Path | None, typer.Option(help="A classifier for other labels.")] = None,
-    attach: Annotated[bool, typer.Option(help="Write the figures into the manifest.")] = False,
-) -> None:
-    """Measure a checkpoint: bits, PSNR, agreement, and a page to look at."""
-    plan = evaluation.plan(
-        checkpoint,
-        data,
-        out,
-        images=images,
-        generated=generated,
-        steps_base=steps_base,
-        steps_decode=steps_decode,
-        guidance=guidance,
-        seed=seed,
-    )
-    units = evaluation.run(plan, processes)
-    for _ in track(units, "measuring", total=len(plan.units()), console=Console(stderr=True)):
-        pass
-    metrics = reports.report(plan, judge)
-    for name, figure in metrics.figures.items():
-        error = "" if figure.std_error is None else f" ± {figure.std_error:.2g}"
-        typer.echo(f"{name} {figure.value:.4g}{error} (n = {figure.n}): {figure.definition}")
-    if attach:
-        reports.attach(plan.checkpoint, metrics)
-
-
-@app.command()
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A folder, or the name of a shipped model.")],
     out: Annotated[Path, typer.Option(help="The new checkpoint folder.")],
@@ -191,7 +151,7 @@ def classifier(
     judge = classifiers.Classifier(classifiers.ClassifierConfig.of(pictures.card))
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("classifier")
-        for step in classifiers.train(pictures, judge, recipe):
+        for step in classifiers.train(pictures.train, judge, recipe):
             bar.update(task, completed=step.step, total=step.steps)
     digest = classifiers.save(out, judge)
     right = classifiers.hits(judge, pictures.test).double().mean().item()

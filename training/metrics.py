@@ -28,6 +28,15 @@ class Figure:
     definition: str
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A total, by where on the schedule it is paid: the values add up to it."""
+
+    edges: tuple[float, ...]
+    """Of the bins of λ, ascending, one more than values."""
+    values: tuple[float, ...]
+
+
 def mean(values: Float[Tensor, " n"], definition: str) -> Figure:
     """The mean with its standard error, s / √n. `ValueError` without values."""
     n = len(values)
@@ -106,3 +115,21 @@ def agreement_figures(
         if of_label.any():
             figures[f"agreement_{label}"] = share(hits[of_label], f"{what}: {label!r}")
     return figures
+
+
+def ratio(a: Float[Tensor, " n"], b: Float[Tensor, " n"], definition: str) -> Figure:
+    """mean(a) / mean(b) of paired values, the error by first order: that of a − ratio · b."""
+    value = (a.double().mean() / b.double().mean()).item()
+    residual = mean(a.double() - value * b.double(), definition)
+    error = None if residual.std_error is None else residual.std_error / b.double().mean().item()
+    return Figure(value, error, len(a), definition)
+
+
+def curve(
+    values: Float[Tensor, "n k"], log_snr: Float[Tensor, "n k"], low: float, high: float, bins: int
+) -> Curve:
+    """Stratified draws of an integrand over t, sorted into equal bins of λ; adds up to the mean."""
+    place = ((log_snr - low) / (high - low) * bins).floor().long().clamp(0, bins - 1)
+    totals = values.new_zeros(bins).index_add(0, place.flatten(), values.flatten())
+    edges = tuple(low + (high - low) * k / bins for k in range(bins + 1))
+    return Curve(edges, tuple((totals / values.numel()).tolist()))

@@ -8,11 +8,13 @@ import torch
 from unified_latents.training.metrics import (
     agreement_figures,
     bits_per,
+    curve,
     mean,
     mean_squared_error,
     psnr,
     psnr_figures,
     rate_figures,
+    ratio,
     share,
 )
 
@@ -101,3 +103,26 @@ def test_agreement_per_label() -> None:
         {"agreement": 4 / 6, "agreement_bag": 0.75, "agreement_coat": 0.5}
     )
     assert figures["agreement_coat"].n == 2
+
+
+def test_ratio_of_means_and_its_error() -> None:
+    """Against the spread of the ratio over many sets; a constant factor has no error."""
+    generator = torch.Generator().manual_seed(0)
+    b = 5 + torch.randn(400, 200, generator=generator).double()
+    a = 2 * b + torch.randn(400, 200, generator=generator).double()
+    spread = (a.mean(1) / b.mean(1)).std().item()
+    found = ratio(a[0], b[0], "a over b")
+    assert found.value == pytest.approx(a[0].mean().item() / b[0].mean().item())
+    assert found.std_error == pytest.approx(spread, rel=0.2)
+    exact = ratio(2 * b[0], b[0], "twice")
+    assert exact.value == pytest.approx(2)
+    assert exact.std_error == pytest.approx(0, abs=1e-12)
+    assert ratio(a[0, :1], b[0, :1], "one").std_error is None
+
+
+def test_curve_sorts_draws_into_bins_and_keeps_their_sum() -> None:
+    values = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).double()
+    log_snr = torch.tensor([[-1.0, 0.9], [1.0, -0.2]]).double()
+    found = curve(values, log_snr, -1, 1, bins=2)
+    assert found.edges == (-1, 0, 1)
+    assert found.values == ((1 + 4) / 4, (2 + 3) / 4)

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from einops import rearrange
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unified_latents.models.pixels import to_unit
-from unified_latents.training.data.sets import DataCard, DataError, DataSet, Split
+from unified_latents.training.data.sets import Batch, DataCard, DataError, Split
 
 SHIPPED = "fashion-classifier.safetensors"
 SHIPPED_SHA256 = "eb4150a8b970b2c8b8fe21987faebfe31060f47766bb3ff4cd23755a148cb9dd"
@@ -109,22 +109,32 @@ class ClassifierRecipe:
             raise DataError("a classifier needs an epoch or more, of batches of two or more")
 
 
+class Labelled(Protocol):
+    """Pictures to learn from: a split, or anything that hands out batches like one."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> Batch: ...
+
+
 class Progress(NamedTuple):
     step: int
     steps: int
     loss: float
 
 
-def train(data: DataSet, classifier: Classifier, recipe: ClassifierRecipe) -> Iterator[Progress]:
+def train(
+    pictures: Labelled, classifier: Classifier, recipe: ClassifierRecipe
+) -> Iterator[Progress]:
     """Train in place with AdamW, one cycle of the rate, flips and dropout; a step per item."""
     generator = torch.Generator().manual_seed(recipe.seed)
-    batch = min(recipe.batch, len(data.train))
-    steps = recipe.epochs * (len(data.train) // batch)
+    batch = min(recipe.batch, len(pictures))
+    steps = recipe.epochs * (len(pictures) // batch)
     optimiser = torch.optim.AdamW(classifier.parameters(), weight_decay=recipe.weight_decay)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=steps + 1)
     classifier.train()
-    for step, chosen in enumerate(_batches(len(data.train), batch, recipe.epochs, generator)):
-        image, label = data.train.batch(chosen.tolist())
+    for step, chosen in enumerate(_batches(len(pictures), batch, recipe.epochs, generator)):
+        image, label = pictures.batch(chosen.tolist())
         features = classifier.features(_flip(to_unit(image), generator))
         kept = torch.rand(features.shape, generator=generator) >= recipe.dropout
         logits = classifier.head(features * kept / (1 - recipe.dropout))

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 import torch
@@ -29,10 +29,13 @@ from unified_latents.models.manifest import Defaults, read_manifest
 from unified_latents.training import measure
 from unified_latents.training.data.card import SPLITS, DataCard, DataError, read_card
 from unified_latents.training.data.sets import Split, load
+from unified_latents.training.evaluation.bounds import bounds
 from unified_latents.training.measure import Settings
-from unified_latents.training.metrics import Figure
+from unified_latents.training.metrics import Curve, Figure
 
-Kind = Literal["images", "generated"]
+T = TypeVar("T")
+
+Kind = Literal["images", "generated", "bounds"]
 
 
 class Unit(NamedTuple):
@@ -45,6 +48,11 @@ class Unit(NamedTuple):
     @property
     def file(self) -> str:
         return f"{self.kind}-{self.start:07d}-{self.stop:07d}.safetensors"
+
+
+def fingerprint(decides: object) -> str:
+    """A short name for everything that decides a part's content."""
+    return hashlib.sha256(msgspec.json.encode(decides)).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -62,21 +70,35 @@ class Evaluation:
     stage_1: tuple[str, ...]
     """Of the files of encoder, prior and decoder."""
     test_sha256: str
-    batch: int = 64
+    batch: int = 100
+    compiled: bool = False
+    """Base model and decoder through `torch.compile`: other rounding, so not told apart."""
 
     def part(self, unit: Unit) -> Path:
-        """A unit's file. Reconstructions know nothing of the base model, so they outlive it."""
-        decides: tuple[object, ...] = (self.digest, self.settings)
-        if unit.kind == "images":
-            how, settings = self.settings.sampling, self.settings
-            sampling = (how.decode_steps, how.decode_sampler)
-            decides = (self.stage_1, self.test_sha256, sampling, settings.levels, settings.seed)
-        name = hashlib.sha256(msgspec.json.encode(decides)).hexdigest()[:16]
-        return self.out / "parts" / name / unit.file
+        """A unit's file."""
+        return self.out / "parts" / fingerprint(self.decides(unit.kind)) / unit.file
+
+    def decides(self, kind: Kind) -> tuple[object, ...]:
+        """Everything that the content of a kind's parts depends on, besides the numbers.
+
+        Reconstructions know nothing of the base model, so they outlive it.
+        """
+        how, settings = self.settings.sampling, self.settings
+        if kind == "generated":
+            return (self.digest, settings)
+        if kind == "bounds":
+            return (kind, self.digest, self.test_sha256, settings.levels, settings.seed)
+        sampling = (how.decode_steps, how.decode_sampler)
+        return (self.stage_1, self.test_sha256, sampling, settings.levels, settings.seed)
 
     def units(self) -> list[Unit]:
         """All of the work, in order."""
-        return [*self._units("images", self.images), *self._units("generated", self.generated)]
+        counts: dict[Kind, int] = {
+            "images": self.images,
+            "bounds": self.images,
+            "generated": self.generated,
+        }
+        return [unit for kind, count in counts.items() for unit in self._units(kind, count)]
 
     def _units(self, kind: Kind, count: int) -> Iterator[Unit]:
         for start in range(0, count, self.batch):
@@ -101,6 +123,8 @@ class Metrics:
     judge: str
     """The classifier that named generated pictures."""
     figures: dict[str, Figure]
+    curves: dict[str, Curve] = field(default_factory=dict)
+    loss_factor: float | None = None
 
 
 def plan(
@@ -109,13 +133,14 @@ def plan(
     out: Path,
     *,
     images: int = 10_000,
-    generated: int = 2_000,
+    generated: int = 20_000,
     steps_base: int | None = None,
     steps_decode: int | None = None,
     guidance: float | None = None,
     levels: int = 8,
     seed: int = 0,
-    batch: int = 64,
+    batch: int = 100,
+    compiled: bool = False,
 ) -> Evaluation:
     """Fill in what the checkpoint's manifest and the set's card decide.
 
@@ -140,6 +165,7 @@ def plan(
         stage_1=tuple(manifest.files[f"{name}.safetensors"] for name in checkpoints.STAGE_1),
         test_sha256=card.sha256[f"{SPLITS[1]}.parquet"],
         batch=batch,
+        compiled=compiled,
     )
 
 
@@ -155,22 +181,38 @@ def _sampling(
     )
 
 
+def todo(evaluation: Evaluation) -> list[Unit]:
+    """What is not measured yet."""
+    return [unit for unit in evaluation.units() if not evaluation.part(unit).is_file()]
+
+
 def run(evaluation: Evaluation, processes: int = 1) -> Generator[Unit]:
     """Measure what is not measured yet, on so many processes; yields each unit when it is done."""
-    todo = [unit for unit in evaluation.units() if not evaluation.part(unit).is_file()]
+    yield from spread(partial(_work, evaluation), todo(evaluation), processes)
+
+
+def spread(work: Callable[[T], T], tasks: Sequence[T], processes: int) -> Generator[T]:
+    """Do all tasks on so many processes that share the threads; yields each when it is done."""
     if processes == 1:
-        for unit in todo:
-            yield _work(evaluation, unit)
+        yield from map(work, tasks)
         return
     threads = max(1, torch.get_num_threads() // processes)
     pool = ProcessPoolExecutor(
         processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
     )
     try:
-        for future in as_completed([pool.submit(_work, evaluation, unit) for unit in todo]):
+        for future in as_completed([pool.submit(work, each) for each in tasks]):
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def put(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a part so that no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_path = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, partial_path)
+    os.replace(partial_path, path)
 
 
 class _Bench(NamedTuple):
@@ -197,6 +239,10 @@ def _bench(evaluation: Evaluation) -> _Bench:
     for network in (checkpoint.unified, checkpoint.base):
         if network is not None:
             network.to(device)
+    if evaluation.compiled:
+        checkpoint.unified.decoder.compile()
+        if checkpoint.base is not None:
+            checkpoint.base.compile()
     return _Bench(checkpoint, data.card, data.test, device)
 
 
@@ -205,17 +251,15 @@ def _work(evaluation: Evaluation, unit: Unit) -> Unit:
     bench, settings = _bench(evaluation), evaluation.settings
     unified, base = bench.checkpoint.unified, bench.checkpoint.base
     index = torch.arange(unit.start, unit.stop, device=bench.device)
-    if unit.kind == "images":
-        pixels = bench.test.batch(index.tolist()).image.to(bench.device)
-        found = measure.images(unified, pixels, index, bench.card.content_size, settings)
-    elif base is not None:
+    if unit.kind == "generated":
+        assert base is not None
         label = index % base.config.classes
         found = measure.generated(unified, base, label, index, settings)
     else:
-        raise DataError(f"{evaluation.checkpoint} has no base model")
-    path = evaluation.part(unit)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{unit.file}.{os.getpid()}")
-    save_file({name: value.cpu().contiguous() for name, value in found.items()}, partial)
-    os.replace(partial, path)
+        pixels, label = (each.to(bench.device) for each in bench.test.batch(index.tolist()))
+        if unit.kind == "images":
+            found = measure.images(unified, pixels, index, bench.card.content_size, settings)
+        else:
+            found = bounds(unified, base, pixels, label, index, settings)
+    put(evaluation.part(unit), found)
     return unit

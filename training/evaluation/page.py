@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from einops import rearrange
@@ -38,13 +39,27 @@ class Pictures:
     sample_labels: Int[Tensor, " m"] | None
 
 
-def write(out: Path, metrics: Metrics, pictures: Pictures, labels: Sequence[str]) -> None:
+class Plot(NamedTuple):
+    """A PNG that is already in the page's folder."""
+
+    file: str
+    title: str
+    caption: str
+
+
+def write(
+    out: Path,
+    metrics: Metrics,
+    pictures: Pictures,
+    labels: Sequence[str],
+    plots: Sequence[Plot] = (),
+) -> None:
     """Write the pictures and the page into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     reconstructions(pictures).save(out / "reconstructions.png")
     if pictures.samples is not None:
         samples(pictures, labels).save(out / "samples.png")
-    text = markdown(metrics, with_samples=pictures.samples is not None)
+    text = markdown(metrics, plots, with_samples=pictures.samples is not None)
     (out / "report.md").write_text(text, "utf-8")
 
 
@@ -85,8 +100,8 @@ def samples(pictures: Pictures, labels: Sequence[str]) -> Image.Image:
     return image
 
 
-def markdown(metrics: Metrics, *, with_samples: bool) -> str:
-    """The page's text: pictures first, then every figure with its error, n and definition."""
+def markdown(metrics: Metrics, plots: Sequence[Plot] = (), *, with_samples: bool) -> str:
+    """The page's text: pictures and plots, then every figure with error, n and definition."""
     how = metrics.settings.sampling
     parts = [
         f"# {metrics.checkpoint} on {metrics.data}",
@@ -100,6 +115,10 @@ def markdown(metrics: Metrics, *, with_samples: bool) -> str:
             f"{how.base_steps} base steps ({how.base_sampler}), {how.decode_steps} decoder steps "
             f"({how.decode_sampler}).\n\n![samples](samples.png)"
         )
+    parts += [
+        f"## {plot.title}\n\n{plot.caption}\n\n![{plot.title.lower()}]({plot.file})"
+        for plot in plots
+    ]
     parts.append("## Figures\n\n" + _table(metrics.figures))
     parts.append(
         f"Rate: {metrics.settings.levels} stratified levels a picture. Seed "
@@ -135,6 +154,8 @@ def _table(figures: Mapping[str, Figure]) -> str:
 
 def _number(value: float) -> str:
     """Four significant digits, never an exponent for what people read."""
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.7f}"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -12,13 +13,21 @@ from torch import Tensor
 from unified_latents.models import checkpoint as checkpoints
 from unified_latents.models import manifest
 from unified_latents.models.checkpoint import Networks
+from unified_latents.models.config import UnifiedConfig
 from unified_latents.models.manifest import Manifest
 from unified_latents.models.pixels import to_unit
 from unified_latents.training.data.sets import DataError, DataSet, load
 from unified_latents.training.evaluation import classifier as classifiers
-from unified_latents.training.evaluation import page
+from unified_latents.training.evaluation import page, plots
 from unified_latents.training.evaluation.classifier import Classifier
 from unified_latents.training.evaluation.evaluate import Evaluation, Metrics
+from unified_latents.training.evaluation.figures import (
+    bound_figures,
+    curves,
+    distance_figures,
+    two_way_figures,
+)
+from unified_latents.training.evaluation.study import Study
 from unified_latents.training.measure import Settings
 from unified_latents.training.metrics import (
     Figure,
@@ -29,39 +38,112 @@ from unified_latents.training.metrics import (
 )
 
 METRICS = "metrics.json"
+AGREEMENT = 10_000
+"""So many generated pictures, at most, are named by the judge."""
 FASHION = "classifier of this package, trained on Fashion-MNIST's training pictures"
 
 
-def report(evaluation: Evaluation, judge: Path | None = None) -> Metrics:
+def report(
+    evaluation: Evaluation,
+    judge: Path | None = None,
+    study: Study | None = None,
+    *,
+    compare: Sequence[Metrics] = (),
+    logs: Sequence[Path] = (),
+) -> Metrics:
     """Merge all units, write `metrics.json` and the page, and return the figures.
 
     Generated pictures are named by the classifier at `judge`; without it, by the shipped one
-    where the set's labels are its own, else by none. `DataError` if a given classifier has other
-    labels.
+    where the set's labels are its own, else by none. A finished `study` adds its figures, `logs`
+    of runs their learning curves, `compare` (other checkpoints') points to the plane of rate and
+    distortion. `DataError` if a given classifier has other labels.
     """
-    data, about = load(evaluation.data), manifest.read_manifest(evaluation.checkpoint)
-    networks = manifest.read(evaluation.checkpoint / manifest.CONFIG, Networks)
-    measured = evaluation.merged("images", evaluation.images)
-    figures = _figures(measured, networks, data, evaluation.settings)
-    named, generated = "none", None
-    if evaluation.generated:
-        generated = evaluation.merged("generated", evaluation.generated)
-        classifier = _judge(judge, about)
-        if classifier is not None:
-            named = FASHION if judge is None else judge.name
-            figures |= _judged(classifier, generated, data, about.card.labels)
-    metrics = Metrics(
-        about.card.name,
+    found = _found(evaluation)
+    metrics = _metrics(evaluation, found, judge, study)
+    manifest.write(evaluation.out / METRICS, metrics)
+    drawn = _plots(evaluation.out, metrics, compare, logs)
+    page.write(evaluation.out, metrics, _pictures(found), found.about.card.labels, drawn)
+    return metrics
+
+
+class _Found(NamedTuple):
+    """All that was measured, and what it was measured on."""
+
+    data: DataSet
+    about: Manifest
+    config: UnifiedConfig
+    images: dict[str, Tensor]
+    levels: dict[str, Tensor]
+    generated: dict[str, Tensor] | None
+
+
+def _found(evaluation: Evaluation) -> _Found:
+    drawn = evaluation.generated
+    return _Found(
+        load(evaluation.data),
+        manifest.read_manifest(evaluation.checkpoint),
+        manifest.read(evaluation.checkpoint / manifest.CONFIG, Networks).unified,
+        evaluation.merged("images", evaluation.images),
+        evaluation.merged("bounds", evaluation.images),
+        evaluation.merged("generated", drawn) if drawn else None,
+    )
+
+
+def _metrics(
+    evaluation: Evaluation, found: _Found, judge: Path | None, study: Study | None
+) -> Metrics:
+    card, config = found.about.card, found.config
+    figures = _figures(found.images, config, found.data, evaluation.settings)
+    figures |= bound_figures(found.levels, config)
+    named = None if found.generated is None else _judge(judge, found.about)
+    if named is not None and found.generated is not None:
+        figures |= _judged(named, found.generated, found.data, card.labels)
+    return Metrics(
+        card.name,
         evaluation.digest,
-        data.card.name,
+        found.data.card.name,
         evaluation.test_sha256,
         evaluation.settings,
-        named,
-        figures,
+        "none" if named is None else FASHION if judge is None else judge.name,
+        figures | ({} if study is None else _studied(study)),
+        curves(found.levels, config),
+        config.loss_factor,
     )
-    manifest.write(evaluation.out / METRICS, metrics)
-    page.write(evaluation.out, metrics, _pictures(data, measured, generated), about.card.labels)
-    return metrics
+
+
+def _studied(study: Study) -> dict[str, Figure]:
+    figures = two_way_figures(study)
+    for network in study.networks:
+        figures |= distance_figures(study, network)
+    return figures
+
+
+def _plots(
+    out: Path, metrics: Metrics, compare: Sequence[Metrics], logs: Sequence[Path]
+) -> list[page.Plot]:
+    """Draw what there is to draw, into `out`."""
+    plots.levels(out / "levels.png", metrics.curves)
+    drawn = [page.Plot("levels.png", "Where on the schedule it is paid", "Totals in the legends.")]
+    if compare:
+        points = [_point(each) for each in (metrics, *compare)]
+        plots.rate_distortion(out / "rate-distortion.png", points)
+        caption = "Each point a checkpoint, measured in the same way; this page's is filled."
+        drawn.append(page.Plot("rate-distortion.png", "Rate and distortion", caption))
+    if logs:
+        plots.learning(out / "learning.png", logs)
+        caption = "Means over each window of a run's log, and its looks at held-out pictures."
+        drawn.append(page.Plot("learning.png", "Learning curves", caption))
+    return drawn
+
+
+def _point(metrics: Metrics) -> plots.Point:
+    """Bits over the grid against the PSNR over the pictures' own region."""
+    bits, psnr = (
+        next(figure.value for name, figure in metrics.figures.items() if name.startswith(prefix))
+        for prefix in ("bits_per_pixel_", "psnr_")
+    )
+    factor = "" if metrics.loss_factor is None else f", c_lf {metrics.loss_factor:g}"
+    return plots.Point(f"{metrics.checkpoint}{factor}", bits, psnr)
 
 
 def attach(folder: Path, metrics: Metrics) -> Manifest:
@@ -77,16 +159,19 @@ def attach(folder: Path, metrics: Metrics) -> Manifest:
 
 
 def read(path: Path) -> Metrics:
-    """The figures of a `metrics.json`; `CheckpointError` names what is wrong with the file."""
-    return manifest.read(path, Metrics)
+    """The figures of a `metrics.json`, or of the folder that holds it.
+
+    `CheckpointError` names what is wrong with the file.
+    """
+    return manifest.read(path / METRICS if path.is_dir() else path, Metrics)
 
 
 def _figures(
-    measured: dict[str, Tensor], networks: Networks, data: DataSet, settings: Settings
+    measured: dict[str, Tensor], config: UnifiedConfig, data: DataSet, settings: Settings
 ) -> dict[str, Figure]:
     how = settings.sampling
     what = f"one {how.decode_steps}-step {how.decode_sampler} draw of the decoder a picture"
-    config, card = networks.unified, data.card
+    card = data.card
     figures = rate_figures(measured["nats"], config.size, config.latent_shape)
     figures |= psnr_figures(measured["mse_content"], card.content_size, what)
     return figures | psnr_figures(measured["mse_grid"], card.image_size, what)
@@ -109,21 +194,19 @@ def _judged(
     labels: tuple[str, ...],
 ) -> dict[str, Figure]:
     """Agreement, and beside it how often the judge is right about real pictures."""
-    named = torch.cat([
-        classifier(to_unit(pictures)).argmax(1) for pictures in generated["picture"].split(500)
-    ])  # fmt: skip
+    pictures, asked = generated["picture"][:AGREEMENT], generated["label"][:AGREEMENT]
+    named = torch.cat([classifier(to_unit(each)).argmax(1) for each in pictures.split(500)])
     right = classifiers.hits(classifier, data.test)
     real = {"accuracy_on_real": share(right, "share of real test pictures it names rightly")}
-    return agreement_figures(named, generated["label"], labels) | real
+    return agreement_figures(named, asked, labels) | real
 
 
-def _pictures(
-    data: DataSet, measured: dict[str, Tensor], generated: dict[str, Tensor] | None
-) -> page.Pictures:
-    shown = min(page.RECONSTRUCTIONS, len(measured["picture"]))
+def _pictures(found: _Found) -> page.Pictures:
+    shown = min(page.RECONSTRUCTIONS, len(found.images["picture"]))
+    generated = found.generated
     return page.Pictures(
-        originals=data.test.batch(range(shown)).image,
-        reconstructions=measured["picture"][:shown],
+        originals=found.data.test.batch(range(shown)).image,
+        reconstructions=found.images["picture"][:shown],
         samples=None if generated is None else generated["picture"],
         sample_labels=None if generated is None else generated["label"],
     )

@@ -29,7 +29,7 @@ def test_it_learns_shapes_and_does_so_again(shapes: Path) -> None:
     for _ in range(2):
         torch.manual_seed(0)
         classifier = Classifier(replace(ClassifierConfig.of(data.card), widths=(4, 6), features=16))
-        progress = list(train(data, classifier, ClassifierRecipe(epochs=3, batch=20)))
+        progress = list(train(data.train, classifier, ClassifierRecipe(epochs=3, batch=20)))
         assert [p.step for p in progress] == list(range(1, 46))
         assert progress[-1].steps == 45
         assert not classifier.training

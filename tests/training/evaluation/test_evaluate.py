@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from unified_latents.models.manifest import CheckpointError
 from unified_latents.training.data.card import DataError
@@ -23,10 +24,14 @@ def evaluation(shapes: Path, save_tiny: SaveTiny, tmp_path: Path) -> Evaluation:
 
 
 def test_units_cover_everything_once(evaluation: Evaluation) -> None:
-    spans: dict[str, list[int]] = {"images": [], "generated": []}
+    spans: dict[str, list[int]] = {"images": [], "bounds": [], "generated": []}
     for unit in evaluation.units():
         spans[unit.kind] += range(unit.start, unit.stop)
-    assert spans == {"images": list(range(7)), "generated": list(range(5))}
+    assert spans == {
+        "images": list(range(7)),
+        "bounds": list(range(7)),
+        "generated": list(range(5)),
+    }
 
 
 def test_defaults_come_from_the_manifest(evaluation: Evaluation, tmp_path: Path) -> None:
@@ -47,8 +52,8 @@ def test_a_checkpoint_without_a_base_model_generates_nothing(
     shapes: Path, save_tiny: SaveTiny, tmp_path: Path
 ) -> None:
     made = plan(save_tiny("stage1", False), shapes, tmp_path / "out", images=3)
-    assert {unit.kind for unit in made.units()} == {"images"}
-    assert len(list(run(made))) == 1
+    assert {unit.kind for unit in made.units()} == {"images", "bounds"}
+    assert len(list(run(made))) == 2
 
 
 def test_processes_share_the_work_and_agree_with_one(
@@ -58,7 +63,7 @@ def test_processes_share_the_work_and_agree_with_one(
     shared = replace(evaluation, out=tmp_path / "shared")
     assert list(run(evaluation)) == evaluation.units()
     assert sorted(run(shared, processes=2)) == sorted(shared.units())
-    counts: dict[Kind, int] = {"images": 7, "generated": 5}
+    counts: dict[Kind, int] = {"images": 7, "bounds": 7, "generated": 5}
     for kind, count in counts.items():
         alone, together = evaluation.merged(kind, count), shared.merged(kind, count)
         assert alone.keys() == together.keys()
@@ -79,7 +84,7 @@ def test_an_interrupted_evaluation_goes_on(evaluation: Evaluation) -> None:
 def test_a_longer_evaluation_takes_over_what_was_measured(evaluation: Evaluation) -> None:
     list(run(evaluation))
     longer = replace(evaluation, images=10)
-    assert [unit.start for unit in run(longer)] == [6, 9]
+    assert [unit.start for unit in run(longer)] == [6, 9, 6, 9]
     merged = longer.merged("images", 10)["nats"]
     assert merged[:6].equal(evaluation.merged("images", 7)["nats"][:6])
 
@@ -110,7 +115,7 @@ def test_a_checkpoint_that_changes_meanwhile(evaluation: Evaluation) -> None:
 )
 def test_wishes_out_of_range(evaluation: Evaluation, tmp_path: Path, wish: dict[str, int]) -> None:
     with pytest.raises(TrainingError):
-        plan(evaluation.checkpoint, evaluation.data, tmp_path, **wish)
+        plan(evaluation.checkpoint, evaluation.data, tmp_path, **wish)  # type: ignore[arg-type]
 
 
 def test_what_is_not_there(evaluation: Evaluation, tmp_path: Path) -> None:
@@ -136,3 +141,15 @@ def test_pictures_of_another_size(
     made = plan(evaluation.checkpoint, tmp_path / "set", tmp_path / "out")
     with pytest.raises(DataError, match=r"pictures of \(1, 8, 8\), tiny takes \(1, 16, 16\)"):
         list(run(made))
+
+
+def test_compiling_is_asked_of_what_is_sampled(
+    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And changes no part's name: a compiled network rounds otherwise, no more."""
+    asked: list[str] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: asked.append(type(self).__name__))
+    compiled = replace(evaluation, compiled=True)
+    list(run(compiled))
+    assert asked == ["Decoder", "BaseModel"]
+    assert list(run(evaluation)) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from unified_latents.models.manifest import Defaults
 from unified_latents.training.evaluation.evaluate import Metrics
 from unified_latents.training.evaluation.page import (
     Pictures,
+    Plot,
     markdown,
     reconstructions,
     samples,
@@ -97,3 +99,17 @@ def test_what_the_page_shows_is_beside_it(metrics: Metrics, tmp_path: Path) -> N
     for name in ("reconstructions.png", "samples.png"):
         assert f"({name})" in text
         assert (tmp_path / name).is_file()
+
+
+def test_plots_stand_before_the_figures(metrics: Metrics) -> None:
+    plots = [Plot("a.png", "First thing", "Says a."), Plot("b.png", "Second", "Says b.")]
+    text = markdown(metrics, plots, with_samples=False)
+    places = [text.index(each) for each in ("## First thing", "(a.png)", "(b.png)", "## Figures")]
+    assert places == sorted(places)
+    assert "Says b." in text
+
+
+@pytest.mark.parametrize(("value", "told"), [(2.34e-5, "0.0000234"), (-4e-4, "-0.0004000")])
+def test_small_figures_have_no_exponent(metrics: Metrics, value: float, told: str) -> None:
+    small = replace(metrics, figures=metrics.figures | {"tiny": Figure(value, None, 9, "small")})
+    assert f"| `tiny` | {told} |" in markdown(small, with_samples=False)

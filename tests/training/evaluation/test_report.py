@@ -11,7 +11,7 @@ import torch
 from unified_latents.models.manifest import read_manifest
 from unified_latents.training.data.card import DataError
 from unified_latents.training.data.sets import load
-from unified_latents.training.evaluation import classifier
+from unified_latents.training.evaluation import classifier, study
 from unified_latents.training.evaluation.classifier import Classifier, ClassifierConfig
 from unified_latents.training.evaluation.evaluate import Evaluation, plan, run
 from unified_latents.training.evaluation.report import attach, read, report
@@ -111,3 +111,36 @@ def test_report_is_the_same_twice(evaluation: Evaluation) -> None:
     torch.manual_seed(1)
     report(evaluation)
     assert [(evaluation.out / name).read_bytes() for name in names] == before
+
+
+def test_other_checkpoints_and_logs_become_plots(evaluation: Evaluation, tmp_path: Path) -> None:
+    first = report(evaluation)
+    assert first.loss_factor == 5
+    assert not (evaluation.out / "learning.png").exists()
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1, "loss": 2.0, "bits_per_pixel": 0.1}\n')
+    other = replace(first, checkpoint="other")
+    assert read(evaluation.out) == report(evaluation, compare=[other], logs=[log])
+    text = (evaluation.out / "report.md").read_text()
+    for name in ("levels.png", "rate-distortion.png", "learning.png"):
+        assert f"({name})" in text
+        assert (evaluation.out / name).is_file()
+
+
+def test_a_finished_study_adds_its_figures(evaluation: Evaluation, judge: Path) -> None:
+    made = study.plan(evaluation, judge, classifier.ClassifierRecipe(epochs=1, batch=20))
+    made = replace(made, networks=("classifier",))
+    list(study.run(made))
+    added = (
+        report(evaluation, judge, made).figures.keys() - report(evaluation, judge).figures.keys()
+    )
+    assert added >= {"accuracy_trained_on_generated", "kernel_classifier_generated_train"}
+
+
+def test_figures_written_before_there_were_curves_are_read(tmp_path: Path) -> None:
+    """What `--compare` takes: also the reports of earlier versions."""
+    old = {"checkpoint": "old", "digest": "d", "data": "set", "test_sha256": "t"}
+    old |= {"settings": {"sampling": {}}, "judge": "none", "figures": {}}  # type: ignore[dict-item]
+    (tmp_path / "metrics.json").write_text(json.dumps(old))
+    assert read(tmp_path).curves == {}
+    assert read(tmp_path).loss_factor is None
