@@ -23,7 +23,7 @@ help:
 	@echo 'make format        rewrite the tree the way lint wants it'
 	@echo 'make train-demo    train the Fashion-MNIST demo model from nothing, into $(UL_RUNS)'
 	@echo 'make bench-train   images a second and FLOP utilisation of a training step'
-	@echo 'make bench-sample  images a second of the sampler'
+	@echo 'make bench-sample  the sampler against a DiT, the service against the bare loop'
 	@echo 'make lock          resolve the dependencies anew and write requirements.lock'
 	@echo 'make clean         remove $(VENV) and everything that tools cached'
 

@@ -62,7 +62,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each stage.")] = 50,
 ) -> None:
-    """Compare the service with the bare loop, and strict arithmetic with fast."""
+    """Time the base model against a DiT, the service against the bare loop, strict against fast."""
     from unified_latents.service.bench.report import run
 
     name, folder = parse_model(model) if model else next(iter(Settings().served.items()))

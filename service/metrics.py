@@ -12,7 +12,10 @@ from unified_latents.service.engine.seam import Death
 PRIORITY = "normal"
 """There is one priority class so far; the label is there so that dashboards need not change."""
 
-_REQUEST_BUCKETS = (0.005, 0.02, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+_REQUEST_BUCKETS = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5),
+    *(1, 2, 5, 10, 30, 60, 120, 300),
+)
 _WAIT_BUCKETS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60)
 _STEP_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)

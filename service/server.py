@@ -18,9 +18,12 @@ from unified_latents.service.engine.seam import Death, Engine, Observer
 from unified_latents.service.engine.spawn import EngineOptions
 from unified_latents.service.http.app import create_app
 from unified_latents.service.http.core import Service
+from unified_latents.service.http.images import refuse_damage
 from unified_latents.service.metrics import Metrics
 from unified_latents.service.settings import Settings
 
+_MAX_HEAD = 32 * 2**10
+"""Bytes of a request's line and headers, of a chunk's head, of trailers."""
 _POLL = 0.05
 _LAST_ANSWERS = 5
 """Seconds in which answers are written out after the engine has ended."""
@@ -128,6 +131,7 @@ def engine_options(settings: Settings) -> EngineOptions:
 def serve(settings: Settings) -> bool:
     """Serve until a signal; whether it ever started. Call it from the main thread."""
     settings.home.mkdir(parents=True, exist_ok=True)
+    refuse_damage()
     metrics = Metrics()
     engine = EngineClient(engine_options(settings), Announcer(metrics))
     app = create_app(settings, engine, metrics)
@@ -135,6 +139,8 @@ def serve(settings: Settings) -> bool:
         app,
         host=settings.host,
         port=settings.port,
+        http="h11",  # the one that bounds a request's head; httptools keeps whatever is sent
+        h11_max_incomplete_event_size=_MAX_HEAD,
         access_log=False,
         log_config=None,
         server_header=False,

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified_latents.models.base import guided
+from unified_latents.models.base import BaseModel, guided
+from unified_latents.models.config import UnifiedConfig
 from unified_latents.models.pixels import from_unit
 from unified_latents.models.sampling import Denoiser, NoiseKeys, Stage, plan, sample
+from unified_latents.service.bench.rival import Rival, flops
 from unified_latents.service.engine.messages import Checkpoint
 from unified_latents.service.stepper.catalogue import Model, load
 from unified_latents.service.stepper.numerics import arithmetic
@@ -58,6 +60,45 @@ def generate(model: Model, n: int, steps: int, guidance: float, seed: int, stric
     return from_unit(x)
 
 
+def latents(base: BaseModel, config: UnifiedConfig, n: int, steps: int, guidance: float) -> Tensor:
+    """n latents by a base model, ours or the rival, in the same loop."""
+    samples = torch.arange(n)
+    return sample(
+        guided(base, torch.zeros_like(samples), guidance),
+        NoiseKeys(torch.zeros_like(samples), samples, Stage.BASE),
+        config.latent_shape,
+        plan(config.latent_schedule, steps, "dpmpp-2m", to_mean=False),
+        clip=False,
+    )
+
+
+class Contest:
+    """The base model and the rival of its shape, by name; the rival is built when first asked."""
+
+    def __init__(self, model: Model) -> None:
+        if model.base is None:
+            raise ValueError("the bench needs a model with a base model")
+        self.base, self.config = model.base, model.unified.config
+        self._rival: Rival | None = None
+
+    def network(self, name: str) -> BaseModel:
+        """`base`, or the `rival`, which can be called like it."""
+        if name == "base":
+            return self.base
+        if self._rival is None:
+            self._rival = Rival(self.base.config).eval().requires_grad_(False)
+        return self._rival
+
+    def answer(self, task: dict[str, Any]) -> float:
+        """Seconds of sampling, or the FLOPs of one row where `stage` says so."""
+        network = self.network(task["who"])
+        if task["stage"] == "flops":
+            return flops(network, self.config.latent_shape)
+        began = time.perf_counter()
+        latents(network, self.config, task["n"], task["steps"], task["guidance"])
+        return time.perf_counter() - began
+
+
 def forward(model: Model, stage: str, n: int) -> Callable[[], Tensor]:
     """One evaluation of one network on n rows."""
     unified, config = model.unified, model.unified.config
@@ -94,8 +135,11 @@ def main(folder: str, threads: int) -> None:
     """Answer tasks until the input ends."""
     torch.set_num_threads(threads)
     model = load(Checkpoint("bench", folder), "cpu")
+    contest = Contest(model)
     for line in sys.stdin:
-        sys.stdout.write(f"{timed(model, json.loads(line))}\n")
+        task = json.loads(line)
+        figure = contest.answer(task) if "who" in task else timed(model, task)
+        sys.stdout.write(f"{figure}\n")
         sys.stdout.flush()
 
 

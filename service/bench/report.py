@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
-import re
 import statistics
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from unified_latents.service.bench.live import GUIDANCE, Server, health, server
 from unified_latents.service.engine.spawn import EngineOptions, environment
 from unified_latents.service.settings import usable_threads
 
 IMAGES = 16
-GUIDANCE = 1.5
+PROBES = 500
 BATCHES = (1, 4, 8, 16)
 STAGES = ("base", "decode", "encode")
 _MODULE = "unified_latents.service"
@@ -54,73 +52,70 @@ def direct(folder: str, threads: int, variables: Mapping[str, str]) -> Iterator[
             child.communicate()
 
 
-@contextmanager
-def server(name: str, folder: str, threads: int) -> Iterator[str]:
-    """`ul-serve up` on a free port; its address, once it is ready."""
-    command = [sys.executable, "-P", "-m", _MODULE, "up", "--model", f"{name}={folder}"]
-    variables = {**os.environ, "PORT": "0", "UL_THREADS": str(threads)}
-    with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as child:
-        try:
-            url = _wait_for(child, r"listening on (http://\S+)")
-            _wait_for(child, r"(ready): torch")
-            yield url
-        finally:
-            child.terminate()
-            child.communicate()
-
-
-def _wait_for(child: subprocess.Popen[str], pattern: str) -> str:
-    lines = []
-    for line in child.stderr or ():
-        lines.append(line)
-        if found := re.search(pattern, line):
-            return found.group(1)
-    raise RuntimeError("the server ended:\n" + "".join(lines))
-
-
-def served(url: str, steps: int, seed: int, strict: bool) -> float:
-    """Seconds of one request for all images over HTTP."""
-    body = {
-        "label": 0,
-        "n": IMAGES,
-        "seed": seed,
-        "steps": {"base": steps, "decode": steps},
-        "sampler": {"base": "dpmpp-2m", "decode": "ancestral"},
-        "guidance": GUIDANCE,
-        "guidance_interval": None,
-        "strict": strict,
-    }
-    request = urllib.request.Request(
-        f"{url}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    began = time.perf_counter()
-    with urllib.request.urlopen(request) as response:
-        response.read()
-    return time.perf_counter() - began
-
-
 def run(name: str, folder: str, rounds: int, steps: int) -> str:
     """The report as text."""
     threads = usable_threads()
     reproducible = environment(EngineOptions((), threads=threads))
     free = {key: value for key, value in reproducible.items() if key != "MKL_CBWR"}
     lines = [f"{IMAGES} images, {steps} + {steps} steps, guidance {GUIDANCE}, {threads} threads"]
+    lines += ["", *contests(folder, rounds, steps, sorted({1, threads})), ""]
     with ExitStack() as stack:
         same = stack.enter_context(direct(folder, threads, reproducible))
         fast = stack.enter_context(direct(folder, threads, free))
-        url = stack.enter_context(server(name, folder, threads))
-        lines += [_overhead(url, same, rounds, steps, strict=mode) for mode in (True, False)]
+        live = stack.enter_context(server(name, folder, threads))
+        lines += [_overhead(live, same, rounds, steps, strict=mode) for mode in (True, False)]
+        lines += ["", *health(live, PROBES, steps), *_weight(live)]
         lines += ["", "stage   rows   fast rows/s   strict rows/s   price of strict"]
         for stage in STAGES:
             lines += [_price(stage, n, same, fast, rounds) for n in BATCHES]
     return "\n".join(lines)
 
 
-def _overhead(url: str, bare: Direct, rounds: int, steps: int, *, strict: bool) -> str:
+def contests(folder: str, rounds: int, steps: int, threads: Iterable[int]) -> list[str]:
+    """The base model against diffusers' DiT, both without MKL's reproducible mode."""
+    if importlib.util.find_spec("diffusers") is None:
+        return ["base model / DiT: diffusers is not installed (it is in the extra `dev`)"]
+    lines = []
+    for count in threads:
+        free = environment(EngineOptions((), threads=count))
+        free.pop("MKL_CBWR", None)
+        with direct(folder, count, free) as bare:
+            lines += _contest(bare, rounds, steps, count)
+    return lines
+
+
+def _contest(bare: Direct, rounds: int, steps: int, threads: int) -> list[str]:
+    """Each pair one after the other; the first pair only warms up."""
+    ours, theirs = (bare.seconds(stage="flops", who=who) for who in ("base", "rival"))
+    task = {"stage": "latents", "n": IMAGES, "steps": steps, "guidance": GUIDANCE}
+    pairs = [
+        (bare.seconds(**task, who="base"), bare.seconds(**task, who="rival"))
+        for _ in range(rounds + 1)
+    ][1:]
+    ratios = [rival / base for base, rival in pairs]
+    work = theirs / ours
+    rate = IMAGES / statistics.median(base for base, _ in pairs)
+    return [
+        f"diffusers DiT / base model, {IMAGES} latents, {steps} steps, {threads} thread(s): "
+        f"{_spread(ratios)}; {rate:.1f} latents/s ours",
+        f"  a row: {ours / 1e6:.2f} MFLOP ours, {theirs / 1e6:.2f} DiT (×{work:.3f}); "
+        f"time per FLOP, DiT / ours: {_spread([ratio / work for ratio in ratios])}",
+    ]
+
+
+def _weight(live: Server) -> list[str]:
+    now, peak = live.memory()
+    return [
+        f"ready {live.start_seconds:.1f} s after start; "
+        f"API process {now:.0f} MB resident, {peak:.0f} MB at most"
+    ]
+
+
+def _overhead(live: Server, bare: Direct, rounds: int, steps: int, *, strict: bool) -> str:
     """Service over bare loop, each pair one after the other; the first pair only warms up."""
     ratios, ours = [], []
     for seed in range(rounds + 1):
-        took = served(url, steps, seed, strict)
+        took = live.generate(IMAGES, steps, seed, strict=strict)
         alone = bare.seconds(
             stage="all", n=IMAGES, steps=steps, guidance=GUIDANCE, seed=seed, strict=strict
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+import zlib
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel
 
 from unified_latents.service.engine.messages import Array, Preprocessing
+from unified_latents.service.http import containers
 from unified_latents.service.http.negotiation import Format
 from unified_latents.service.http.problems import FieldError, Problem, invalid
 
@@ -24,9 +26,10 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 _FIELD = "image"
 _DAMAGE = (
     *(OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError),
-    *(struct.error, LookupError, TypeError),
+    *(struct.error, LookupError, TypeError, UserWarning, zlib.error),
 )
 """What Pillow raises for broken files, by format and block."""
+_DOUBTS = ("Corrupt EXIF data", "Invalid APNG", "Truncated File Read")
 _ORIENTATION = 0x0112
 _SAVE: dict[str, dict[str, object]] = {
     "png": {"format": "PNG"},
@@ -60,15 +63,24 @@ class Fitted(BaseModel):
     report: FitReport
 
 
+def refuse_damage() -> None:
+    """Pillow's doubts become errors, for the whole process: filters cannot change per thread."""
+    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+    for message in _DOUBTS:
+        warnings.filterwarnings("error", message, UserWarning)
+
+
 def decode(data: bytes, max_pixels: int) -> Image.Image:
-    """A fully decoded picture; a Problem for anything that is not one still picture."""
+    """A fully decoded picture; a Problem for anything that is not one still picture.
+
+    Doubtful EXIF is refused where `refuse_damage` was called.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_header(image, max_pixels)
-            image.load()
-            ImageOps.exif_transpose(image)  # may be damaged where the picture itself is whole
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_header(image, max_pixels)
+        containers.check(data)
+        image.load()
+        ImageOps.exif_transpose(image)  # may be damaged where the picture itself is whole
     except UnidentifiedImageError as error:
         raise invalid(_FIELD, "is not a PNG, JPEG or WebP picture", ", ".join(FORMATS)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

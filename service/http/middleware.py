@@ -82,6 +82,9 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         declared = _header(scope, b"content-length")
+        if declared is not None and _header(scope, b"transfer-encoding") is not None:
+            await _two_lengths().response(scope["ul.request_id"])(scope, receive, send)
+            return
         if declared is not None and declared.isdigit() and int(declared[:20]) > self._limit:
             await self._problem().response(scope["ul.request_id"])(scope, receive, send)
             return
@@ -101,3 +104,10 @@ class BodyLimit:
         message = "the request's body is too large"
         error = FieldError(field="body", message=message, limit=self._limit)
         return Problem(413, "body_too_large", message, [error], {"Connection": "close"})
+
+
+def _two_lengths() -> Problem:
+    """A proxy may have believed the other one (RFC 9112, 6.1): nothing may follow."""
+    message = "must not come with Transfer-Encoding"
+    error = FieldError(field="Content-Length", message=message)
+    return Problem(400, "ambiguous_length", message, [error], {"Connection": "close"})

@@ -26,9 +26,9 @@ from unified_latents.service.http.schemas import (
 _REF = "#/components/schemas/"
 _BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _ERRORS = {
-    "/generate": (404, 406, 409, 413, 415, 422, 503),
-    "/encode": (404, 406, 413, 415, 422, 503),
-    "/decode": (404, 406, 409, 413, 415, 422, 503),
+    "/generate": (400, 404, 406, 409, 413, 415, 422, 503),
+    "/encode": (400, 404, 406, 413, 415, 422, 503),
+    "/decode": (400, 404, 406, 409, 413, 415, 422, 503),
     "/models": (503,),
     "/healthz": (503,),
     "/readyz": (503,),

@@ -143,7 +143,7 @@ def test_sigterm_ends_both_processes_with_status_0(
 def test_sigterm_lets_what_is_in_flight_finish_and_refuses_the_rest(
     start_server: Callable[..., Any], tiny: Path, tmp_path: Path
 ) -> None:
-    server, pending = _loaded(start_server, tiny, tmp_path)
+    server, pending = _loaded(start_server, tiny, tmp_path, steps=150)
     server.process.send_signal(signal.SIGTERM)
     _until(lambda: server.http.get("/readyz").status_code == 503)
     assert server.http.get("/readyz").json()["code"] == "shutting_down"
@@ -156,7 +156,7 @@ def test_sigterm_lets_what_is_in_flight_finish_and_refuses_the_rest(
 def test_a_second_sigterm_ends_the_wait(
     start_server: Callable[..., Any], tiny: Path, tmp_path: Path
 ) -> None:
-    server, pending = _loaded(start_server, tiny, tmp_path)
+    server, pending = _loaded(start_server, tiny, tmp_path, steps=1000)
     server.process.send_signal(signal.SIGTERM)
     _until(lambda: server.http.get("/readyz").status_code == 503)
     server.process.send_signal(signal.SIGTERM)
@@ -207,13 +207,14 @@ def test_settings_that_cannot_be_are_refused(arguments: list[str], said: str) ->
 
 
 def _loaded(
-    start_server: Callable[..., Any], tiny: Path, tmp_path: Path
+    start_server: Callable[..., Any], tiny: Path, tmp_path: Path, steps: int
 ) -> tuple[Any, Future[httpx.Response]]:
     """A server of its own with a long request in flight."""
-    server = start_server("--model", f"tiny={tiny}", UL_HOME=str(tmp_path / "home"))
+    home = str(tmp_path / "home")
+    server = start_server("--model", f"tiny={tiny}", UL_HOME=home, UL_GRACE="120")
     server.wait_for(r"(ready): torch")
     pool = ThreadPoolExecutor(1)
-    body = {**REQUEST, "n": 4, "steps": {"base": 1000, "decode": 4}}
+    body = {**REQUEST, "n": 4, "steps": {"base": steps, "decode": 4}}
     pending = pool.submit(httpx.post, f"{server.url}/generate", json=body, timeout=120)
     pool.shutdown(wait=False)
     _until(lambda: _metric(server, 'ul_inflight_rows{stage="base"}') > 0)
