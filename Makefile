@@ -72,7 +72,8 @@ train-demo: $(READY)
 		--stage1 $(UL_RUNS)/stage1-half --out $(UL_RUNS)/stage2
 	$(BIN)/ul-train export $(UL_RUNS)/stage2/checkpoint --out $(UL_RUNS)/fashion --half
 	$(BIN)/ul-train evaluate $(UL_RUNS)/fashion --data $(UL_DATA)/fashion-mnist \
-		--out $(UL_RUNS)/report --attach
+		--out $(UL_RUNS)/report --processes 2 --attach \
+		--log $(UL_RUNS)/stage1/log.jsonl --log $(UL_RUNS)/stage2/log.jsonl
 
 # Resolved in a fresh environment, so that nothing installed by hand slips in.
 lock:

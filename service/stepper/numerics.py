@@ -72,6 +72,6 @@ def numerics_id(device: str, kernel_set: str, *, strict: bool) -> str:
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "kernels": kernel_set,
-        "mode": "strict" if strict else "fast",
+        "mode": f"strict, blocks of {_BLOCK}" if strict else "fast",
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
