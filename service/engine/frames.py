@@ -49,8 +49,8 @@ async def read(reader: asyncio.StreamReader, decoder: msgspec.msgpack.Decoder[M]
     try:
         prefix = await reader.readexactly(_PREFIX)
         return _unpack(await reader.readexactly(_length(prefix)), decoder)
-    except (asyncio.IncompleteReadError, ConnectionResetError):
-        return None
+    except (asyncio.IncompleteReadError, ConnectionResetError, BrokenPipeError):
+        return None  # asyncio raises here what a failed write met
 
 
 def receive(stream: socket.socket, decoder: msgspec.msgpack.Decoder[M]) -> M | None:

@@ -210,6 +210,23 @@ def test_a_request_under_which_three_engines_die_is_lost_alone() -> None:
     asyncio.run(run())
 
 
+def test_an_engine_that_dies_with_unread_messages_is_replaced() -> None:
+    """Its end of the pipe then resets the connection instead of closing it."""
+
+    async def run() -> None:
+        async with stub() as (engine, watch):
+            pid = engine.status.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            work = [asyncio.ensure_future(result(engine, generate(seed=i))) for i in range(3)]
+            await _until(lambda: engine.status.in_flight == 3)
+            os.kill(pid, signal.SIGKILL)
+            assert all(r.images is not None for r in await asyncio.gather(*work))
+            assert watch.restarts == 1
+
+    asyncio.run(run())
+
+
 def test_requests_beyond_the_limit_are_refused() -> None:
     async def run() -> None:
         async with stub(max_pending=1) as (engine, _):
