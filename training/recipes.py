@@ -18,7 +18,7 @@ from unified_latents.training.data.card import DataCard
 from unified_latents.training.errors import TrainingError
 
 Precision = Literal["no", "bf16"]
-_PLAIN, _GUIDED = Defaults(), Defaults(guidance=1.5)
+_PLAIN, _GUIDED = Defaults(), Defaults(base_steps=25, guidance=1.5)
 
 
 @dataclass(frozen=True)
