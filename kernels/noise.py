@@ -13,6 +13,7 @@ Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -77,3 +78,66 @@ def normal(seed: Tensor, sample: Tensor, step: Tensor, stage: int, size: int) ->
     angle = (2.0 * math.pi) * u[..., 1::2]
     pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), -1)
     return pairs.flatten(-3)[..., :size]
+
+
+class Keys(NamedTuple):
+    """Whose noise it is, int64 [n] each; `stage` is one for the batch."""
+
+    seed: Int[Tensor, " n"]
+    sample: Int[Tensor, " n"]
+    step: Int[Tensor, " n"]
+    stage: int
+
+    def normal(self, like: Tensor) -> Tensor:
+        """ε of the shape of `like`, fp32."""
+        eps = normal(self.seed, self.sample, self.step, self.stage, like[0].numel())
+        return eps.reshape(like.shape)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def diffuse(x: Float[Tensor, "n *d"], log_snr: Float[Tensor, " n"], keys: Keys) -> Tensor:
+    """α x + σ ε with ε from the keys, in x's dtype; α = √sigmoid(λ), σ = √sigmoid(−λ)."""
+    alpha, sigma = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
+    return (_column(alpha, x) * x + _column(sigma, x) * keys.normal(x)).to(x.dtype)
+
+
+class Stepped(NamedTuple):
+    """After one sampler step: x_s, and x̂ for a solver of second order."""
+
+    x_s: Float[Tensor, "n *d"]
+    x_hat: Float[Tensor, "n *d"]
+
+
+class Step(NamedTuple):
+    """Each row's step: λ_t, and x_s = a x_t + b x̂ + c x̂_previous + d ε."""
+
+    log_snr: Float[Tensor, " n"]
+    coefficients: Float[Tensor, "n 4"]
+    guidance: Float[Tensor, " n"]
+
+
+def guided_step(
+    x_t: Float[Tensor, "n *d"],
+    conditional: Float[Tensor, "n *d"],
+    unconditional: Float[Tensor, "n *d"],
+    previous: Float[Tensor, "n *d"],
+    step: Step,
+    keys: Keys,
+    *,
+    clip: bool,
+) -> Stepped:
+    """v̂ = v_u + w (v_c − v_u); x̂ = α x_t − σ v̂, held to [−1, 1] if `clip`; then the step.
+
+    The sampler and the rule of a stage's last step are in the coefficients.
+    """
+    alpha, sigma = step.log_snr.sigmoid().sqrt(), (-step.log_snr).sigmoid().sqrt()
+    v_hat = unconditional + _column(step.guidance, x_t) * (conditional - unconditional)
+    x_hat = _column(alpha, x_t) * x_t - _column(sigma, x_t) * v_hat
+    if clip:
+        x_hat = x_hat.clamp(-1, 1)
+    a, b, c, d = (_column(each, x_t) for each in step.coefficients.unbind(-1))
+    x_s = a * x_t + b * x_hat + c * previous + d * keys.normal(x_t)
+    return Stepped(x_s.to(x_t.dtype), x_hat.to(x_t.dtype))

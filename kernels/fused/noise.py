@@ -1,0 +1,220 @@
+"""Philox normals, forward noising and the guided sampler step: one read and one write each.
+
+The counter layout is `kernels.noise`'s; `tl.philox` gives its words to the bit.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from unified_latents.kernels.errors import require
+from unified_latents.kernels.fused.launch import check, chunks, same_shape
+from unified_latents.kernels.noise import Keys, Step, Stepped
+
+BLOCK = 256
+"""Philox blocks a program: four elements each."""
+
+
+@triton.jit
+def _four_words(keys, row, stage, start, BLOCK: tl.constexpr):
+    """The words of blocks start … start + BLOCK of a row; keys is [n, 3]: seed, sample, step."""
+    block = (start + tl.arange(0, BLOCK)).to(tl.uint32)
+    zero = tl.zeros_like(block)
+    seed = tl.load(keys + row * 3)
+    sample = zero + tl.load(keys + row * 3 + 1).to(tl.uint32)
+    step = zero + tl.load(keys + row * 3 + 2).to(tl.uint32)
+    return tl.philox(seed, block, step, sample, zero + stage.to(tl.uint32))
+
+
+@triton.jit
+def _lanes(a, b, c, d):
+    """a₀ b₀ c₀ d₀ a₁ …: four consecutive elements in one thread, a store of 128 bits."""
+    return tl.interleave(tl.interleave(a, c), tl.interleave(b, d))
+
+
+@triton.jit
+def _uniform(word):
+    return (word.to(tl.float32) + 0.5) * 2.3283064365386963e-10
+
+
+@triton.jit
+def _normals(keys, row, stage, start, BLOCK: tl.constexpr):
+    """Box–Muller in the reference's order of fp32 operations; [4 · BLOCK]."""
+    w0, w1, w2, w3 = _four_words(keys, row, stage, start, BLOCK)
+    r0 = tl.sqrt_rn(-2.0 * tl.log(_uniform(w0)))
+    r1 = tl.sqrt_rn(-2.0 * tl.log(_uniform(w2)))
+    t0, t1 = 6.283185307179586 * _uniform(w1), 6.283185307179586 * _uniform(w3)
+    return _lanes(r0 * tl.cos(t0), r0 * tl.sin(t0), r1 * tl.cos(t1), r1 * tl.sin(t1))
+
+
+@triton.jit
+def _levels(log_snr, row):
+    """α and σ of a row."""
+    level = tl.load(log_snr + row).to(tl.float32)
+    return tl.sqrt_rn(tl.sigmoid(level)), tl.sqrt_rn(tl.sigmoid(-level))
+
+
+@triton.jit
+def words_kernel(out, keys, stage, size, BLOCK: tl.constexpr):
+    """The raw words, int64 [n, size]: what the tests compare to the bit."""
+    row, start = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK
+    w0, w1, w2, w3 = _four_words(keys, row, stage, start, BLOCK)
+    element = start * 4 + tl.arange(0, 4 * BLOCK)
+    words = _lanes(w0, w1, w2, w3).to(tl.int64)
+    tl.store(out + row * size + element, words, element < size)
+
+
+@triton.jit
+def normal_kernel(out, keys, stage, size, BLOCK: tl.constexpr):
+    """ε, fp32 [n, size]."""
+    row, start = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK
+    element = start * 4 + tl.arange(0, 4 * BLOCK)
+    eps = _normals(keys, row, stage, start, BLOCK)
+    tl.store(out + row * size + element, eps, element < size)
+
+
+@triton.jit
+def diffuse_kernel(out, x, log_snr, keys, stage, size, BLOCK: tl.constexpr):
+    """α x + σ ε; ε lives in registers only."""
+    row, start = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK
+    element = start * 4 + tl.arange(0, 4 * BLOCK)
+    inside = element < size
+    alpha, sigma = _levels(log_snr, row)
+    value = tl.load(x + row * size + element, inside, 0.0).to(tl.float32)
+    eps = _normals(keys, row, stage, start, BLOCK)
+    result = alpha * value + sigma * eps
+    tl.store(out + row * size + element, result.to(out.dtype.element_ty), inside)
+
+
+@triton.jit
+def step_kernel(
+    x_s, x_hat_out, x_t, conditional, unconditional, previous,
+    log_snr, coefficients, guidance, keys, stage, size,
+    CLIP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Guidance, v → x̂, clip, update and noise: four reads and two writes an element."""
+    row, start = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK
+    element = start * 4 + tl.arange(0, 4 * BLOCK)
+    inside, at = element < size, row * size + element
+    alpha, sigma = _levels(log_snr, row)
+    weight = tl.load(guidance + row).to(tl.float32)
+    x = tl.load(x_t + at, inside, 0.0).to(tl.float32)
+    v_c = tl.load(conditional + at, inside, 0.0).to(tl.float32)
+    v_u = tl.load(unconditional + at, inside, 0.0).to(tl.float32)
+    before = tl.load(previous + at, inside, 0.0).to(tl.float32)
+    x_hat = alpha * x - sigma * (v_u + weight * (v_c - v_u))
+    if CLIP:
+        x_hat = tl.clamp(x_hat, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
+    a, b = tl.load(coefficients + row * 4), tl.load(coefficients + row * 4 + 1)
+    c, d = tl.load(coefficients + row * 4 + 2), tl.load(coefficients + row * 4 + 3)
+    result = a * x + b * x_hat + c * before
+    if d != 0.0:
+        result += d * _normals(keys, row, stage, start, BLOCK)
+    tl.store(x_s + at, result.to(x_s.dtype.element_ty), inside)
+    tl.store(x_hat_out + at, x_hat.to(x_s.dtype.element_ty), inside)
+
+
+def _packed(keys: Keys) -> Tensor:
+    rows = torch.broadcast_tensors(keys.seed, keys.sample, keys.step)
+    return torch.stack(rows, -1).to(torch.int64)
+
+
+def _grid(rows: int, size: int, block: int) -> tuple[int, int]:
+    return chunks(size, 4 * block), rows
+
+
+@torch.library.custom_op("unified_latents::normal", mutates_args=())
+def _normal(keys: Tensor, stage: int, size: int) -> Tensor:
+    out = torch.empty(len(keys), size, dtype=torch.float32, device=keys.device)
+    check(normal_kernel, out)
+    normal_kernel[_grid(len(keys), size, BLOCK)](out, keys, stage, size, BLOCK=BLOCK)
+    return out
+
+
+@_normal.register_fake
+def _(keys: Tensor, stage: int, size: int) -> Tensor:
+    return keys.new_empty((len(keys), size), dtype=torch.float32)
+
+
+def normal(keys: Keys, size: int) -> Tensor:
+    """Standard normals, fp32 [n, size]."""
+    return _normal(_packed(keys), keys.stage, size)
+
+
+@torch.library.custom_op("unified_latents::diffuse", mutates_args=())
+def _diffuse(x: Tensor, log_snr: Tensor, keys: Tensor, stage: int) -> Tensor:
+    check(diffuse_kernel, x)
+    x = x.contiguous()
+    out, size = torch.empty_like(x), x[0].numel()
+    grid = _grid(len(x), size, BLOCK)
+    diffuse_kernel[grid](out, x, log_snr.float(), keys, stage, size, BLOCK=BLOCK)
+    return out
+
+
+@_diffuse.register_fake
+def _(x: Tensor, log_snr: Tensor, keys: Tensor, stage: int) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _diffuse_saved(ctx, inputs, output):
+    ctx.save_for_backward(inputs[1])
+
+
+def _diffuse_backward(ctx, grad):
+    (log_snr,) = ctx.saved_tensors
+    alpha = log_snr.sigmoid().sqrt().reshape(-1, *[1] * (grad.ndim - 1))
+    return (alpha * grad).to(grad.dtype), None, None, None
+
+
+_diffuse.register_autograd(_diffuse_backward, setup_context=_diffuse_saved)
+
+
+def diffuse(x: Tensor, log_snr: Tensor, keys: Keys) -> Tensor:
+    """α x + σ ε in x's dtype; differentiable in x, not in λ."""
+    return _diffuse(x, log_snr, _packed(keys), keys.stage)
+
+
+@torch.library.custom_op("unified_latents::guided_step", mutates_args=())
+def _guided_step(
+    x_t: Tensor, conditional: Tensor, unconditional: Tensor, previous: Tensor,
+    log_snr: Tensor, coefficients: Tensor, guidance: Tensor, keys: Tensor, stage: int, clip: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    inputs = [each.contiguous() for each in (x_t, conditional, unconditional, previous)]
+    check(step_kernel, *inputs)
+    same_shape(*inputs)
+    x_s, x_hat, size = torch.empty_like(inputs[0]), torch.empty_like(inputs[0]), x_t[0].numel()
+    rows = [each.float().contiguous() for each in (log_snr, coefficients, guidance)]
+    step_kernel[_grid(len(x_t), size, BLOCK)](
+        x_s, x_hat, *inputs, *rows, keys, stage, size, CLIP=clip, BLOCK=BLOCK
+    )
+    return x_s, x_hat
+
+
+@_guided_step.register_fake
+def _(
+    x_t: Tensor, conditional: Tensor, unconditional: Tensor, previous: Tensor,
+    log_snr: Tensor, coefficients: Tensor, guidance: Tensor, keys: Tensor, stage: int, clip: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    out = torch.empty_like(x_t, memory_format=torch.contiguous_format)
+    return out, torch.empty_like(out)
+
+
+def guided_step(
+    x_t: Tensor,
+    conditional: Tensor,
+    unconditional: Tensor,
+    previous: Tensor,
+    step: Step,
+    keys: Keys,
+    *,
+    clip: bool,
+) -> Stepped:
+    """`kernels.noise.guided_step`, one launch; not differentiable."""
+    require("coefficients", tuple(step.coefficients.shape), ((len(x_t), 4),))
+    return Stepped(*_guided_step(
+        x_t, conditional, unconditional, previous,
+        step.log_snr, step.coefficients, step.guidance, _packed(keys), keys.stage, clip,
+    ))  # fmt: skip
