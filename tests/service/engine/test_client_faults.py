@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.service.engine.test_client import Watch, generate
+from tests.service.engine.test_client import Watch, generate, stub, until
 from unified_latents.service.engine.client import EngineClient
 from unified_latents.service.engine.messages import Checkpoint, Result, Trajectory
 from unified_latents.service.engine.seam import EngineError, result
@@ -75,6 +77,23 @@ def test_a_poison_request_fails_alone_and_leaves_no_process(tiny: Path, tmp_path
         finally:
             await engine.stop()
         assert _engines() == []
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_dies_with_unread_messages_is_replaced() -> None:
+    """Its end of the pipe then resets the connection instead of closing it."""
+
+    async def run() -> None:
+        async with stub() as (engine, watch):
+            pid = engine.status.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            work = [asyncio.ensure_future(result(engine, generate(seed=i))) for i in range(3)]
+            await until(lambda: engine.status.in_flight == 3)
+            os.kill(pid, signal.SIGKILL)
+            assert all(r.images is not None for r in await asyncio.gather(*work))
+            assert watch.restarts == 1
 
     asyncio.run(run())
 
