@@ -66,6 +66,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._drain: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal."""
@@ -73,16 +74,18 @@ class Server(uvicorn.Server):
             self._service.draining = True
             self._drain = asyncio.get_running_loop().create_task(self._finish())
         else:
-            self._drain.cancel()
+            self._hurry.set()
 
     async def _finish(self) -> None:
         engine, grace = self._service.engine, self._service.settings.grace
         log.info("draining: %d requests in flight", engine.status.in_flight)
-        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-            async with asyncio.timeout(grace):
-                await drained(engine)
-        await engine.stop()
-        self.should_exit = True
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await drained(engine, self._hurry)
+            await engine.stop()
+        finally:
+            self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -107,9 +110,9 @@ class Server(uvicorn.Server):
                 log.info("listening on http://%s:%d (docs: /docs)", host, port)
 
 
-async def drained(engine: Engine) -> None:
-    """Until nothing is in flight."""
-    while engine.status.in_flight:
+async def drained(engine: Engine, hurry: asyncio.Event) -> None:
+    """Until nothing is in flight, or `hurry` is set."""
+    while engine.status.in_flight and not hurry.is_set():
         await asyncio.sleep(_POLL)
 
 

@@ -165,6 +165,16 @@ def test_a_second_sigterm_ends_the_wait(
     assert server.process.wait(60) == 0
 
 
+def test_the_end_of_grace_ends_the_wait(
+    start_server: Callable[..., Any], tiny: Path, tmp_path: Path
+) -> None:
+    server, pending = _loaded(start_server, tiny, tmp_path, grace=0)
+    server.process.send_signal(signal.SIGTERM)
+    answer = pending.result()
+    assert (answer.status_code, answer.json()["code"]) == (503, "shutting_down")
+    assert server.process.wait(60) == 0
+
+
 def test_an_idle_engine_that_is_stopped_is_not_ready(live: Any) -> None:
     engine = _engine(live)
     engine.suspend()
@@ -207,14 +217,15 @@ def test_settings_that_cannot_be_are_refused(arguments: list[str], said: str) ->
 
 
 def _loaded(
-    start_server: Callable[..., Any], tiny: Path, tmp_path: Path
+    start_server: Callable[..., Any], tiny: Path, tmp_path: Path, grace: int = 600
 ) -> tuple[Any, Future[httpx.Response]]:
     """A server of its own with a long request in flight."""
-    server = start_server("--model", f"tiny={tiny}", UL_HOME=str(tmp_path / "home"))
+    environment = {"UL_HOME": str(tmp_path / "home"), "UL_GRACE": str(grace)}
+    server = start_server("--model", f"tiny={tiny}", **environment)
     server.wait_for(r"(ready): torch")
     pool = ThreadPoolExecutor(1)
-    body = {**REQUEST, "n": 4, "steps": {"base": 1000, "decode": 4}}
-    pending = pool.submit(httpx.post, f"{server.url}/generate", json=body, timeout=120)
+    body = {**REQUEST, "n": 1, "steps": {"base": 500, "decode": 4}}
+    pending = pool.submit(httpx.post, f"{server.url}/generate", json=body, timeout=None)
     pool.shutdown(wait=False)
     _until(lambda: _metric(server, 'ul_inflight_rows{stage="base"}') > 0)
     return server, pending
