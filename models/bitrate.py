@@ -45,16 +45,24 @@ def bitrate(
     if levels < 1:
         raise ValueError(f"levels must be at least 1, got {levels}")
     per_level = torch.cat([
-        _strata(unified, z_clean, keys, torch.arange(start, min(start + width, levels)), levels)
+        strata(unified, z_clean, keys, torch.arange(start, min(start + width, levels)), levels)
         for width in [max(1, rows // len(z_clean))]
         for start in range(0, levels, width)
     ], 1)  # fmt: skip
+    return summary(unified, z_clean, per_level)
+
+
+def summary(
+    unified: UnifiedLatents, z_clean: Float[Tensor, "n z *g"], per_level: Float[Tensor, "n k"]
+) -> Rate:
+    """The bound from the integrand at every stratum."""
     kl_1 = kl_to_standard_normal(z_clean, unified.config.latent_schedule.lambda_min)
     variance = per_level.diff(n=2, dim=1).square().mean(1) / 6
-    return Rate(per_level.mean(1) + kl_1.double(), (variance / levels).sqrt())
+    return Rate(per_level.mean(1) + kl_1.double(), (variance / per_level.shape[1]).sqrt())
 
 
-def _strata(
+@torch.no_grad()
+def strata(
     unified: UnifiedLatents,
     z_clean: Float[Tensor, "n z *g"],
     keys: NoiseKeys,

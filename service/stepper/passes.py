@@ -12,14 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unified_latents.models.bitrate import bitrate
+from unified_latents.models.bitrate import strata, summary
 from unified_latents.models.pixels import to_unit
 from unified_latents.models.sampling import NoiseKeys, Stage, State, advance, guide
 from unified_latents.service.engine.messages import Encode, Generate, StageName
 from unified_latents.service.stepper.numerics import arithmetic
-from unified_latents.service.stepper.work import Sample, Walk, noised
+from unified_latents.service.stepper.work import RATE_ROWS, Sample, Walk, noised
 
-_RATE_ROWS = 64
 _STEP_ROWS = 8
 
 
@@ -44,17 +43,26 @@ def encode(samples: Sequence[Sample]) -> list[Outcome]:
 
 
 def rate(samples: Sequence[Sample]) -> list[Outcome]:
-    """The bitrate of one z_clean, kept in its job; the output is the latent itself."""
+    """The next strata of one z_clean's bitrate; after the last, the rate is kept in its job.
+
+    The output is the latent itself.
+    """
     (sample,) = samples
-    job, z_clean = sample.job, _given(sample)
+    job, z_clean = sample.job, _given(sample)[None]
     request = job.request
     if not isinstance(request, Encode):
         raise TypeError("only an encoded image has a rate")
     identity = torch.tensor([request.seed, 0], device=z_clean.device)
     keys = NoiseKeys(identity[:1], identity[1:], Stage.BITRATE)
-    measured = bitrate(job.model.unified, z_clean[None], keys, request.levels, _RATE_ROWS)
-    job.bitrate = measured.nats.item(), measured.std_error.item()
-    return [Outcome(sample, bool(measured.nats.isfinite()), z_clean)]
+    first = len(sample.strata) * RATE_ROWS
+    k = torch.arange(first, min(first + RATE_ROWS, request.levels))
+    done = [*sample.strata, strata(job.model.unified, z_clean, keys, k, request.levels)]
+    ended = first + RATE_ROWS >= request.levels
+    if ended:
+        measured = summary(job.model.unified, z_clean, torch.cat(done, 1))
+        job.bitrate = measured.nats.item(), measured.std_error.item()
+    sample.strata = done
+    return [Outcome(sample, all(finite(done[-1])), z_clean[0] if ended else None)]
 
 
 def base(samples: Sequence[Sample]) -> list[Outcome]:

@@ -31,6 +31,9 @@ _NOISE_BLOCK = 2**14
 """Elements of noise drawn at once: many steps cost little more than one, but every sample on
 its way holds a block."""
 
+RATE_ROWS = 64
+"""Strata of a bitrate in one pass: a pass must stay short, whatever a request asks for."""
+
 
 @dataclass(eq=False)
 class Noise:
@@ -120,6 +123,8 @@ class Sample:
     walk: Walk | None = None
     given: Tensor | None = None
     """What the stage is conditioned on: pixels (encode), z_clean (rate), z_0 (decode)."""
+    strata: list[Tensor] = field(default_factory=list)
+    """What the passes of a rate have measured so far."""
 
     @property
     def group(self) -> Group:
@@ -175,7 +180,7 @@ def job(request: Request, model: Model, now: float) -> Job:
         case Generate():
             return _generate(request, model, now)
         case Encode():
-            new = Job(request, model, now, 1 + (request.levels > 0), [None])
+            new = Job(request, model, now, 1 + math.ceil(request.levels / RATE_ROWS), [None])
             pixels = tensor(request.image, model.device)
             new.samples.append(Sample(new, 0, "encode", given=pixels))
             return new

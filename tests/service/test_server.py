@@ -143,7 +143,7 @@ def test_sigterm_ends_both_processes_with_status_0(
 def test_sigterm_lets_what_is_in_flight_finish_and_refuses_the_rest(
     start_server: Callable[..., Any], tiny: Path, tmp_path: Path
 ) -> None:
-    server, pending = _loaded(start_server, tiny, tmp_path, steps=150)
+    server, pending = _loaded(start_server, tiny, tmp_path, steps=500)
     server.process.send_signal(signal.SIGTERM)
     _until(lambda: server.http.get("/readyz").status_code == 503)
     assert server.http.get("/readyz").json()["code"] == "shutting_down"
@@ -159,6 +159,16 @@ def test_a_second_sigterm_ends_the_wait(
     server, pending = _loaded(start_server, tiny, tmp_path, steps=1000)
     server.process.send_signal(signal.SIGTERM)
     _until(lambda: server.http.get("/readyz").status_code == 503)
+    server.process.send_signal(signal.SIGTERM)
+    answer = pending.result()
+    assert (answer.status_code, answer.json()["code"]) == (503, "shutting_down")
+    assert server.process.wait(60) == 0
+
+
+def test_the_end_of_grace_ends_the_wait(
+    start_server: Callable[..., Any], tiny: Path, tmp_path: Path
+) -> None:
+    server, pending = _loaded(start_server, tiny, tmp_path, grace=0)
     server.process.send_signal(signal.SIGTERM)
     answer = pending.result()
     assert (answer.status_code, answer.json()["code"]) == (503, "shutting_down")
@@ -207,15 +217,19 @@ def test_settings_that_cannot_be_are_refused(arguments: list[str], said: str) ->
 
 
 def _loaded(
-    start_server: Callable[..., Any], tiny: Path, tmp_path: Path, steps: int
+    start_server: Callable[..., Any],
+    tiny: Path,
+    tmp_path: Path,
+    steps: int = 1000,
+    grace: int = 600,
 ) -> tuple[Any, Future[httpx.Response]]:
     """A server of its own with a long request in flight."""
-    home = str(tmp_path / "home")
-    server = start_server("--model", f"tiny={tiny}", UL_HOME=home, UL_GRACE="120")
+    environment = {"UL_HOME": str(tmp_path / "home"), "UL_GRACE": str(grace)}
+    server = start_server("--model", f"tiny={tiny}", **environment)
     server.wait_for(r"(ready): torch")
     pool = ThreadPoolExecutor(1)
-    body = {**REQUEST, "n": 4, "steps": {"base": steps, "decode": 4}}
-    pending = pool.submit(httpx.post, f"{server.url}/generate", json=body, timeout=120)
+    body = {**REQUEST, "n": 1, "steps": {"base": steps, "decode": 4}}
+    pending = pool.submit(httpx.post, f"{server.url}/generate", json=body, timeout=None)
     pool.shutdown(wait=False)
     _until(lambda: _metric(server, 'ul_inflight_rows{stage="base"}') > 0)
     return server, pending

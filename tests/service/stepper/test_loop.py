@@ -170,6 +170,22 @@ def test_an_encoding_and_its_rate_are_those_of_the_model(model: Model) -> None:
     assert math.isclose(done.bitrate.std_error, expected.std_error.item(), rel_tol=1e-4)
 
 
+def test_a_long_rate_takes_many_short_passes_between_those_of_others(model: Model) -> None:
+    request = encode(1, levels=130)
+    sent = run(model, request, generate(2, decode=None))
+    stages = [message.stage for message in sent if isinstance(message, Tick)]
+    assert stages == ["encode", "base", "rate", "base", "rate", "base", "rate", "base", "base"]
+    done, progress = results(sent)[1], [m for m in sent if isinstance(m, Progress) and m.id == 1]
+    assert [(message.done, message.steps) for message in progress] == [(i, 4) for i in range(1, 5)]
+    seven = torch.tensor([7])
+    with torch.no_grad():
+        z_clean = model.unified.encoder(to_unit(tensor(request.image))[None])
+    expected = bitrate(model.unified, z_clean, NoiseKeys(seven, seven * 0, Stage.BITRATE), 130, 64)
+    assert done.bitrate is not None
+    assert done.bitrate.nats == expected.nats.item()
+    assert done.bitrate.std_error == expected.std_error.item()
+
+
 def test_events_come_in_order_and_count_to_the_end(model: Model) -> None:
     sent = run(model, generate(1, n=2))
     mine = [message for message in sent if not isinstance(message, Tick)]
