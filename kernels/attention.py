@@ -3,18 +3,21 @@
     q ← R(p) RMS(q) g_q,   k ← R(p) RMS(k) g_k,   o = softmax(q kᵀ / √d) v
 
 R(p) rotates pair i of a head by the angle p·θ_i; a head's pairs are shared out over the axes of
-the grid, so the same code serves one, two and three dimensions.
+the grid, so the same code serves one, two and three dimensions. Tokens of a context (text) join
+the keys: normed by the same scale, without a position.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
 _BASE = 100.0
-_EPSILON = 1e-6
+EPSILON = 1e-6
 
 
 def rotary_angles(grid: tuple[int, ...], head_dim: int) -> Float[Tensor, "l half"]:
@@ -39,6 +42,14 @@ def rotate(
     return torch.cat((first * cos - second * sin, first * sin + second * cos), -1)
 
 
+class Context(NamedTuple):
+    """Keys and values of tokens without a position; `mask` is true where a token counts."""
+
+    k: Float[Tensor, "n h m d"]
+    v: Float[Tensor, "n h m d"]
+    mask: Bool[Tensor, "n m"] | None = None
+
+
 def attention(
     q: Float[Tensor, "n h l d"],
     k: Float[Tensor, "n h l d"],
@@ -46,9 +57,17 @@ def attention(
     q_scale: Float[Tensor, " d"],
     k_scale: Float[Tensor, " d"],
     angles: Float[Tensor, "l half"],
+    context: Context | None = None,
 ) -> Float[Tensor, "n h l d"]:
-    """Attention of every position to every position; the scale is 1/√d."""
+    """Attention of every position to every position, and to the context's; the scale is 1/√d."""
     head = (q.shape[-1],)
-    q = rotate(F.rms_norm(q, head, q_scale, _EPSILON), angles)
-    k = rotate(F.rms_norm(k, head, k_scale, _EPSILON), angles)
-    return F.scaled_dot_product_attention(q, k, v)
+    q = rotate(F.rms_norm(q, head, q_scale, EPSILON), angles)
+    k = rotate(F.rms_norm(k, head, k_scale, EPSILON), angles)
+    if context is None:
+        return F.scaled_dot_product_attention(q, k, v)
+    extra = F.rms_norm(context.k, head, k_scale, EPSILON)
+    mask = None
+    if context.mask is not None:
+        mask = F.pad(context.mask, (k.shape[2], 0), value=True)[:, None, None]
+    keys, values = torch.cat((k, extra), 2), torch.cat((v, context.v), 2)
+    return F.scaled_dot_product_attention(q, keys, values, mask)

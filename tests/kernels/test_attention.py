@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unified_latents.kernels.attention import attention, rotary_angles, rotate
+from unified_latents.kernels.attention import Context, attention, rotary_angles, rotate
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -138,3 +138,19 @@ def test_normed_queries_do_not_feel_their_length() -> None:
     one = torch.ones(8, dtype=torch.float64)
     once, thrice = attention(q, k, v, one, one, angles), attention(3 * q, k, v, one, one, angles)
     torch.testing.assert_close(once, thrice, rtol=1e-5, atol=1e-5)
+
+
+def test_a_context_is_keys_at_the_origin() -> None:
+    """Tokens join the keys unrotated; a masked token might as well not be there."""
+    angles = rotary_angles((2, 3), 8).double()
+    q, k, v = (draw(2, 2, 6, 8, seed=i) for i in range(3))
+    extra_k, extra_v = (draw(2, 2, 4, 8, seed=i) for i in (3, 4))
+    a, b = draw(8, seed=5), draw(8, seed=6)
+    longer = [torch.cat(pair, 2) for pair in ((q, extra_k), (k, extra_k), (v, extra_v))]
+    unturned = torch.cat((angles, torch.zeros(4, 4, dtype=torch.float64)))
+    want = attention(longer[0], longer[1], longer[2], a, b, unturned)[:, :, :6]
+    torch.testing.assert_close(attention(q, k, v, a, b, angles, Context(extra_k, extra_v)), want)
+    mask = torch.tensor([True, False, True, False]).expand(2, 4)
+    masked = attention(q, k, v, a, b, angles, Context(extra_k, extra_v, mask))
+    fewer = Context(extra_k[:, :, ::2], extra_v[:, :, ::2])
+    torch.testing.assert_close(masked, attention(q, k, v, a, b, angles, fewer))

@@ -1,0 +1,218 @@
+"""Fused attention: norm, rotation and softmax in one launch, and two for the backward pass.
+
+q, k and v are read where the projection left them (any strides with consecutive channels), and
+the result is laid out as the next projection reads it, [n, l, h, d].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unified_latents.kernels.attention import EPSILON, Context
+from unified_latents.kernels.errors import require
+from unified_latents.kernels.fused.attend import attend_kernel
+from unified_latents.kernels.fused.attend_backward import keys_kernel, queries_kernel
+from unified_latents.kernels.fused.launch import check, chunks, padded, same_shape
+
+HEAD_DIMS = (32, 64, 96, 128)
+_LOG2_E = 1.4426950408889634
+
+
+class Tiles(NamedTuple):
+    """Queries and keys of a tile, warps, and stages of the pipeline over the inner loop."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+def forward_tiles(head: int, dtype: torch.dtype) -> Tiles:
+    """The default configuration, chosen by compiling: the largest without spills."""
+    if dtype == torch.float32:
+        return Tiles(32, 32, 4, 1) if head > 64 else Tiles(64, 32, 4, 1)
+    return Tiles(64, 64, 4, 2) if head > 64 else Tiles(128, 64, 4, 2)
+
+
+def backward_tiles(head: int, dtype: torch.dtype) -> Tiles:
+    """As `forward_tiles`: two more tiles and two more accumulators are alive."""
+    if dtype == torch.float32:
+        return Tiles(32, 16, 4, 1) if head > 64 else Tiles(32, 32, 4, 1)
+    return Tiles(64, 32, 4, 1) if head > 64 else Tiles(64, 64, 4, 1)
+
+
+class _Prepared(NamedTuple):
+    """Tensors as a launch takes them, and its constants."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    cosine: Tensor
+    sine: Tensor
+    context_k: Tensor
+    context_v: Tensor
+    mask: Tensor
+    constants: dict[str, Any]
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """heads, length, context, three strides of q, three of the context, the factor."""
+        heads, length, head = self.q.shape[1:]
+        context = self.context_k.shape[2] if self.constants["HAS_CONTEXT"] else 0
+        strides = (*self.q.stride()[:3], *self.context_k.stride()[:3])
+        return heads, length, context, *strides, _LOG2_E / math.sqrt(head)
+
+
+def _alike(*tensors: Tensor) -> list[Tensor]:
+    """The tensors with one set of strides and consecutive channels; copies only where needed."""
+    strides = {each.stride() for each in tensors}
+    if len(strides) == 1 and tensors[0].stride(-1) == 1:
+        return list(tensors)
+    return [each.contiguous() for each in tensors]
+
+
+def _prepare(
+    q: Tensor, k: Tensor, v: Tensor, scales: tuple[Tensor, Tensor], angles: Tensor,
+    context_k: Tensor | None, context_v: Tensor | None, mask: Tensor | None,
+) -> _Prepared:  # fmt: skip
+    require("head dim", q.shape[-1], HEAD_DIMS)
+    check(attend_kernel, q, k, v, *scales)
+    same_shape(q, k, v)
+    for each in (k, v):
+        require("dtype", each.dtype, (q.dtype,))
+    require("angles", tuple(angles.shape), ((q.shape[2], q.shape[3] // 2),))
+    q, k, v = _alike(q, k, v)
+    extra = [k, v]
+    if context_k is not None and context_v is not None:
+        _check_context(q, context_k, context_v, mask)
+        extra = _alike(context_k, context_v)
+    keep = q if mask is None else mask.to(torch.uint8).contiguous()
+    constants = {"HAS_CONTEXT": context_k is not None, "MASKED": mask is not None}
+    turns = angles.float()
+    return _Prepared(q, k, v, turns.cos(), turns.sin(), extra[0], extra[1], keep, constants)
+
+
+def _check_context(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
+    check(attend_kernel, q, k, v)
+    same_shape(k, v)
+    require("context", (*k.shape[:2], k.shape[3]), ((*q.shape[:2], q.shape[3]),))
+    for each in (k, v):
+        require("dtype", each.dtype, (q.dtype,))
+    if mask is not None:
+        require("mask dtype", mask.dtype, (torch.bool,))
+        require("mask", tuple(mask.shape), ((k.shape[0], k.shape[2]),))
+        require("device", mask.device, (q.device,))
+
+
+def _cut(tiles: Tiles, head: int) -> dict[str, Any]:
+    """What every attention kernel is compiled for."""
+    return {
+        "EPSILON": EPSILON, "HEAD": head, "HALF": padded(head // 2),
+        "QUERIES": tiles.queries, "KEYS": tiles.keys,
+        "num_warps": tiles.warps, "num_stages": tiles.stages,
+    }  # fmt: skip
+
+
+def _heads_last(like: Tensor) -> Tensor:
+    """An uninitialised [n, h, l, d] that lies in memory as [n, l, h, d]."""
+    n, h, length, d = like.shape
+    return like.new_empty((n, length, h, d)).transpose(1, 2)
+
+
+@torch.library.custom_op("unified_latents::attention", mutates_args=())
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, q_scale: Tensor, k_scale: Tensor, angles: Tensor,
+    context_k: Tensor | None, context_v: Tensor | None, mask: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    p = _prepare(q, k, v, (q_scale, k_scale), angles, context_k, context_v, mask)
+    tiles, (n, heads, length, head) = forward_tiles(q.shape[-1], q.dtype), q.shape
+    out, lse = _heads_last(q), q.new_empty((n, heads, length), dtype=torch.float32)
+    attend_kernel[(chunks(length, tiles.queries), n * heads)](
+        out, lse, p.q, p.k, p.v, q_scale, k_scale, p.cosine, p.sine,
+        p.context_k, p.context_v, p.mask, *p.sizes, **p.constants, **_cut(tiles, head),
+    )  # fmt: skip
+    return out, lse
+
+
+@_attention.register_fake
+def _(q, k, v, q_scale, k_scale, angles, context_k, context_v, mask):
+    return _heads_last(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+@torch.library.custom_op("unified_latents::attention_backward", mutates_args=())
+def _backward(
+    grad: Tensor, out: Tensor, lse: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, q_scale: Tensor, k_scale: Tensor, angles: Tensor,
+    context_k: Tensor | None, context_v: Tensor | None, mask: Tensor | None,
+) -> list[Tensor]:  # fmt: skip
+    p = _prepare(q, k, v, (q_scale, k_scale), angles, context_k, context_v, mask)
+    tiles, (n, heads, length, head) = backward_tiles(q.shape[-1], q.dtype), q.shape
+    grad = grad.transpose(1, 2).contiguous()
+    blocks = chunks(length, tiles.queries)
+    dq, delta, shares = _heads_last(q), torch.empty_like(lse), _shares(q, blocks)
+    queries_kernel[(blocks, n * heads)](
+        dq, shares, delta, grad, out, lse, p.q, p.k, p.v, q_scale, k_scale, p.cosine, p.sine,
+        p.context_k, p.context_v, p.mask, *p.sizes, **p.constants, **_cut(tiles, head),
+    )  # fmt: skip
+    sets = [(p.k, p.v, True)]
+    sets += [(p.context_k, p.context_v, False)] if context_k is not None else []
+    of_keys, key_shares = [], []
+    for keys, values, own in sets:
+        blocks = chunks(keys.shape[2], tiles.keys)
+        dk, dv, share = _heads_last(keys), _heads_last(keys), _shares(keys, blocks)
+        keys_kernel[(blocks, n * heads)](
+            dk, dv, share, grad, lse, delta, p.q, keys, values, q_scale, k_scale,
+            p.cosine, p.sine, p.mask,
+            heads, length, keys.shape[2], *p.q.stride()[:3], *keys.stride()[:3], p.sizes[-1],
+            ROTATE=own, MASKED=mask is not None and not own, **_cut(tiles, head),
+        )  # fmt: skip
+        of_keys += [dk, dv]
+        key_shares.append(share)
+    d_scales = [shares.sum(0), torch.cat(key_shares).sum(0)]
+    return [dq, *of_keys[:2], *d_scales, *of_keys[2:]]
+
+
+def _shares(like: Tensor, blocks: int) -> Tensor:
+    """Each program's part of a scale's gradient, fp32."""
+    rows = like.shape[0] * like.shape[1] * blocks
+    return like.new_empty((rows, like.shape[3]), dtype=torch.float32)
+
+
+@_backward.register_fake
+def _(grad, out, lse, q, k, v, q_scale, k_scale, angles, context_k, context_v, mask):
+    scales = [each.new_empty(each.shape, dtype=torch.float32) for each in (q_scale, k_scale)]
+    context = [] if context_k is None else [_heads_last(each) for each in (context_k, context_v)]
+    return [*(_heads_last(each) for each in (q, k, v)), *scales, *context]
+
+
+def _saved(ctx, inputs, output):
+    ctx.save_for_backward(*output, *inputs)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _grad(ctx, grad, _):
+    out, lse, *inputs = ctx.saved_tensors
+    dq, dk, dv, dq_scale, dk_scale, *context = _backward(grad, out, lse, *inputs)
+    scales = dq_scale.to(inputs[3].dtype), dk_scale.to(inputs[4].dtype)
+    return dq, dk, dv, *scales, None, *(context or (None, None)), None
+
+
+_attention.register_autograd(_grad, setup_context=_saved)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_scale: Tensor,
+    k_scale: Tensor,
+    angles: Tensor,
+    context: Context | None = None,
+) -> Tensor:
+    """`kernels.attention.attention`; head dims 32, 64, 96 and 128."""
+    extra = (None, None, None) if context is None else context
+    return _attention(q, k, v, q_scale, k_scale, angles, *extra)[0]

@@ -1,0 +1,1 @@
+"""What shows that the fused kernels are right and fast, with and without a GPU."""

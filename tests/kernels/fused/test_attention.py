@@ -1,0 +1,153 @@
+"""Fused attention against the fp64 reference: a pairwise cover of odd shapes, every gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from unified_latents.kernels import attention as reference
+from unified_latents.kernels.attention import Context, rotary_angles
+from unified_latents.kernels.errors import UnsupportedError
+from unified_latents.kernels.fused import attention as fused
+
+Compare = Callable[..., dict[str, float]]
+
+_F32, _F16, _BF16 = torch.float32, torch.float16, torch.bfloat16
+# Length, head dim, samples, heads, dtype, context tokens (None: no context), masked context.
+_COVER = [
+    (1, 32, 1, 2, _F32, None, False),
+    (1, 64, 3, 1, _BF16, 5, True),
+    (1, 96, 3, 1, _F16, 33, False),
+    (1, 128, 1, 1, _F32, 77, True),
+    (63, 32, 3, 1, _BF16, 77, False),
+    (63, 64, 1, 2, _F32, 1, True),
+    (63, 96, 1, 1, _F32, 33, True),
+    (63, 128, 3, 1, _F16, None, False),
+    (257, 32, 1, 1, _F32, 5, True),
+    (257, 64, 1, 1, _F16, None, False),
+    (257, 96, 1, 1, _BF16, None, False),
+    (257, 128, 1, 1, _BF16, 77, True),
+    (1000, 64, 1, 1, _BF16, None, False),
+]
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def projection(n: int, heads: int, length: int, head: int, parts: int, seed: int) -> list[Tensor]:
+    """q, k, v as views into one projection's output, [n, h, l, d] each."""
+    wide = draw(n, length, parts * heads * head, seed=seed)
+    return list(wide.unflatten(2, (parts, heads, head)).permute(2, 0, 3, 1, 4))
+
+
+def inputs(
+    n: int, heads: int, length: int, head: int, dtype: torch.dtype, context: int | None
+) -> list[Tensor]:
+    """q, k, v, both scales and, where there is one, the context's k and v."""
+    parts = projection(n, heads, length, head, 3, 0)
+    parts += [1 + 0.3 * draw(head, seed=i) for i in (1, 2)]
+    if context is not None:
+        parts += projection(n, heads, context, head, 2, 3)
+    return [each.to(dtype) for each in parts]
+
+
+def masks(n: int, tokens: int) -> Tensor:
+    """Sample 0 sees about half of the tokens, sample 1 none."""
+    mask = draw(n, tokens, seed=5) > 0
+    mask[1:2] = False
+    return mask
+
+
+def call(
+    operator: Callable[..., Tensor], angles: Tensor, mask: Tensor | None
+) -> Callable[..., Tensor]:
+    """The operator as a function of what it is differentiable in."""
+
+    def run(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, *context: Tensor) -> Tensor:
+        extra = Context(context[0], context[1], mask) if context else None
+        return operator(q, k, v, a, b, angles.to(q.dtype), extra)
+
+    return run
+
+
+@pytest.mark.parametrize(("length", "head", "n", "heads", "dtype", "context", "masked"), _COVER)
+def test_attention_equals_fp64(
+    compare: Compare,
+    length: int,
+    head: int,
+    n: int,
+    heads: int,
+    dtype: torch.dtype,
+    context: int | None,
+    masked: bool,
+) -> None:
+    grid = {1: (1, 1), 63: (3, 3, 7), 257: (257,), 1000: (10, 10, 10)}[length]
+    angles = rotary_angles(grid, head)
+    mask = masks(n, context) if masked and context else None
+    slow = call(reference.attention, angles.double(), mask)
+
+    def fast(*parts: Tensor) -> Tensor:
+        q, k, v, a, b, *rest = parts
+        extra = Context(rest[0], rest[1], mask) if rest else None
+        return fused.attention(q, k, v, a, b, angles, extra)
+
+    assert compare(fast, slow, inputs(n, heads, length, head, dtype, context), dtype) == {}
+
+
+def test_unlike_strides(compare: Compare) -> None:
+    angles = rotary_angles((5,), 32)
+    q, k, v, a, b = inputs(2, 2, 5, 32, _F32, None)
+    q, v = q.contiguous(), v.transpose(2, 3).contiguous().transpose(2, 3)
+    pair = (call(each, angles, None) for each in (fused.attention, reference.attention))
+    assert compare(*pair, (q, k, v, a, b), _F32) == {}
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    angles = rotary_angles((8, 9), 32)
+    q, k, v, a, b = inputs(3, 2, 72, 32, _F32, None)
+    batch = fused.attention(q, k, v, a, b, angles)
+    alone = fused.attention(q[1:2], k[1:2], v[1:2], a, b, angles)
+    assert torch.equal(batch[1:2], alone)
+
+
+def test_the_compiler_sees_through() -> None:
+    """fullgraph=True and torch.export pass, and give the eager bytes and gradients."""
+    angles = rotary_angles((5,), 32)
+    leaves = [each.detach().requires_grad_() for each in inputs(2, 2, 5, 32, _F32, 3)]
+    run = call(fused.attention, angles, masks(2, 3))
+    compiled: Callable[..., Tensor] = torch.compile(run, fullgraph=True, backend="aot_eager")
+    eager, got = run(*leaves), compiled(*leaves)
+    assert torch.equal(eager, got)
+    pairs = zip(
+        torch.autograd.grad(eager.sum(), leaves),
+        torch.autograd.grad(got.sum(), leaves),
+        strict=True,
+    )
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_operator_keeps_torch_library_s_contract() -> None:
+    parts = [each.detach().requires_grad_() for each in inputs(1, 1, 3, 32, _F32, 2)]
+    arguments = (*parts[:5], rotary_angles((3,), 32), *parts[5:], masks(1, 2))
+    torch.library.opcheck(torch.ops.unified_latents.attention.default, arguments)
+
+
+def test_what_is_not_supported_is_named() -> None:
+    angles = rotary_angles((5,), 48)
+    q, k, v, a, b = inputs(1, 1, 5, 48, _F32, None)
+    with pytest.raises(UnsupportedError, match=r"head dim 48 .* use 32, 64, 96, 128"):
+        fused.attention(q, k, v, a, b, angles)
+    q, k, v, a, b, ck, cv = inputs(1, 1, 5, 32, _F32, 4)
+    angles = rotary_angles((5,), 32)
+    with pytest.raises(UnsupportedError, match=r"dtype torch\.float64"):
+        fused.attention(q.double(), k.double(), v.double(), a, b, angles)
+    with pytest.raises(UnsupportedError, match=r"dtype torch\.bfloat16"):
+        fused.attention(q, k.bfloat16(), v, a, b, angles)
+    with pytest.raises(UnsupportedError, match="mask"):
+        fused.attention(q, k, v, a, b, angles, Context(ck, cv, torch.ones(1, 3).bool()))
+    with pytest.raises(UnsupportedError, match="mask dtype"):
+        fused.attention(q, k, v, a, b, angles, Context(ck, cv, torch.ones(1, 4)))
