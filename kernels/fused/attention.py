@@ -32,7 +32,7 @@ class Tiles(NamedTuple):
 
 
 def forward_tiles(head: int, dtype: torch.dtype) -> Tiles:
-    """The default configuration, chosen by compiling: the largest without spills."""
+    """The default configuration: a guess, not yet compiled for any GPU or timed on one."""
     if dtype == torch.float32:
         return Tiles(32, 32, 4, 1) if head > 64 else Tiles(64, 32, 4, 1)
     return Tiles(64, 64, 4, 2) if head > 64 else Tiles(128, 64, 4, 2)

@@ -26,7 +26,7 @@ def _four_words(keys, row, stage, start, BLOCK: tl.constexpr):
     seed = tl.load(keys + row * 3)
     sample = zero + tl.load(keys + row * 3 + 1).to(tl.uint32)
     step = zero + tl.load(keys + row * 3 + 2).to(tl.uint32)
-    return tl.philox(seed, block, step, sample, zero + stage.to(tl.uint32))
+    return tl.philox(seed, block, step, sample, zero + stage)
 
 
 @triton.jit
