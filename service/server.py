@@ -128,6 +128,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         device=settings.device,
         max_pending=settings.max_pending,
         hang=settings.hang,
+        patience=settings.patience,
     )
 
 

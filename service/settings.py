@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     """Seconds that open requests get to finish after SIGTERM."""
     hang: float = Field(default=30.0, ge=1.0)
     """Seconds without a pass, or a sign of life, after which the engine is replaced."""
+    patience: float = Field(default=300.0, ge=1.0)
+    """Seconds that a new engine has for its first sign of life; it may load for longer."""
 
     @field_validator("models", mode="before")
     @classmethod

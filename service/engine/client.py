@@ -2,7 +2,8 @@
 
 What was in flight at a death is sent again to the next engine and gives the same bytes, because
 noise is a function of its keys; `replay` says in which order, and which request is the culprit.
-An engine that ends no pass, or answers no ping, for `hang` seconds is killed and replaced.
+An engine that ends no pass, or answers no ping, for too long is killed and replaced, as
+`watchdog` says.
 """
 
 from __future__ import annotations
@@ -42,10 +43,8 @@ from unified_latents.service.engine.seam import (
     Status,
 )
 from unified_latents.service.engine.spawn import EngineOptions, EngineProcess, spawn
+from unified_latents.service.engine.watchdog import PERIOD, Watchdog
 
-PING_SECONDS = 0.5
-_SILENT = 3
-"""Unanswered pings after which an engine no longer counts as ready."""
 _BACKOFF = (0.0, 0.2, 1.0, 5.0, 30.0)
 _STREAM_LIMIT = 2**20
 
@@ -70,7 +69,7 @@ class EngineClient:
         self._tickets: dict[int, _Ticket] = {}
         self._replay = Replay()
         self._supervisor: asyncio.Task[None] | None = None
-        self._watchdog: asyncio.Task[None] | None = None
+        self._watchdog = Watchdog(options.hang, options.patience)
         self._writer: asyncio.StreamWriter | None = None
         self._process: EngineProcess | None = None
         self._state: State = "stopped"
@@ -78,9 +77,6 @@ class EngineClient:
         self._ready: Ready | None = None
         self._restarts = 0
         self._last_step = time.monotonic()
-        self._unanswered = 0
-        """Pings since the engine's last message. Counted, not timed: a parent that was stopped
-        itself must not blame its engine."""
         self._reason: Reason = "exit"
 
     @property
@@ -91,19 +87,15 @@ class EngineClient:
     @property
     def status(self) -> Status:
         """The state now."""
-        silent = self._state == "ready" and self._unanswered >= _SILENT
+        silent = self._state == "ready" and self._watchdog.silent
         return Status(
             state="unresponsive" if silent else self._state,
             detail=self._detail,
             in_flight=len(self._tickets),
             restarts=self._restarts,
-            step_age=self._step_age,
+            step_age=time.monotonic() - self._last_step if self._tickets else 0.0,
             pid=self._process.pid if self._process else None,
         )
-
-    @property
-    def _step_age(self) -> float:
-        return time.monotonic() - self._last_step if self._tickets else 0.0
 
     async def start(self) -> None:
         """Spawn the engine and return; `status` tells when it is ready."""
@@ -188,6 +180,8 @@ class EngineClient:
             log.exception("no engine could be spawned")
             self._detail = f"no engine could be spawned: {error.strerror}"
             return False
+        self._watchdog = Watchdog(self._options.hang, self._options.patience)
+        watching = asyncio.create_task(self._watch(self._process))
         try:
             reader, self._writer = await asyncio.open_connection(
                 sock=self._process.pipe, limit=_STREAM_LIMIT
@@ -198,21 +192,25 @@ class EngineClient:
             log.exception("the engine broke the protocol")
             self._reason = "protocol"
         finally:
-            if self._watchdog is not None:
-                self._watchdog.cancel()
-                self._watchdog = None
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
-            process, self._process = self._process, None
-            status = await asyncio.shield(process.close())
-        log.warning("the engine (pid %d) ended with status %d", process.pid, status)
+            watching.cancel()
+            status = await self._part()
+        log.warning("the engine ended with status %d", status)
         return self._ready is not before
+
+    async def _part(self) -> int:
+        """Leave the engine: not ready from here on, however long the process takes to end."""
+        if self._state == "ready":
+            self._state = "restarting"
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        process, self._process = self._process, None
+        return await asyncio.shield(process.close()) if process else 0
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         decoder = msgspec.msgpack.Decoder(Message)
         while (message := await frames.read(reader, decoder)) is not None:
-            self._unanswered = 0
+            self._watchdog.heard()
             match message:
                 case Ready():
                     self._on_ready(message)
@@ -220,11 +218,12 @@ class EngineClient:
                     self._state, self._detail = "failed", message.detail
                     log.error("the engine cannot start: %s", message.detail)
                 case Tick():
+                    self._watchdog.stepped()
                     self._last_step = time.monotonic()
                     if self._observer:
                         self._observer.on_tick(message)
                 case Pong():
-                    pass
+                    self._watchdog.answered(message.turn)
                 case _:
                     self._deliver(message)
 
@@ -235,27 +234,19 @@ class EngineClient:
         self._last_step = time.monotonic()
         if self._observer:
             self._observer.on_ready(ready)
-        self._watchdog = asyncio.create_task(self._watch())
         self._dispatch()
 
-    async def _watch(self) -> None:
+    async def _watch(self, process: EngineProcess) -> None:
         """Kill an engine that hangs: its end of the pipe closes, and the rest is a death."""
-        while self._step_age <= self._options.hang and self._silence <= self._options.hang:
-            self._unanswered += 1
+        while True:
+            working = self._state == "ready" and bool(self._tickets)
+            if fault := self._watchdog.round(working=working):
+                break
             self._send(Ping())
-            await asyncio.sleep(PING_SECONDS)
-        log.error(
-            "the engine hangs: no pass for %.1f s, no sign for %.1f s",
-            self._step_age,
-            self._silence,
-        )
+            await asyncio.sleep(PERIOD)
+        log.error("the engine (pid %d) hangs: %s", process.pid, fault)
         self._reason = "hang"
-        if self._process is not None:
-            self._process.kill()
-
-    @property
-    def _silence(self) -> float:
-        return self._unanswered * PING_SECONDS
+        process.kill()
 
     def _deliver(self, event: Event) -> None:
         ticket = self._tickets.get(event.id)

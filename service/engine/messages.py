@@ -250,7 +250,9 @@ class Tick(msgspec.Struct, tag="tick", frozen=True):
 
 
 class Pong(msgspec.Struct, tag="pong", frozen=True):
-    """The answer to a `Ping`."""
+    """The answer to a `Ping`: seconds in the present turn of the step loop, 0 when idle."""
+
+    turn: float = 0.0
 
 
 Event = Accepted | Progress | Preview | Result | Error

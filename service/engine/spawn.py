@@ -34,6 +34,8 @@ class EngineOptions:
     """Requests taken at once; the next one is refused."""
     hang: float = 30.0
     """Seconds without a pass while there is work, or without a sign of life: a hang."""
+    patience: float = 300.0
+    """Seconds without a sign of life from an engine that has not given one yet."""
     environment: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = STEPPER
     """Run with the number of its pipe's descriptor as one more argument."""

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 
 import msgspec
 import torch
@@ -54,6 +55,7 @@ class Pipe:
         self._stream = stream
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._writing = threading.Lock()
+        self._turn_began: float | None = None
 
     def hello(self) -> Hello | None:
         """The parent's first message, and the thread for the rest; None where it has none."""
@@ -68,17 +70,20 @@ class Pipe:
         try:
             while (command := frames.receive(self._stream, decoder)) is not None:
                 if isinstance(command, Ping):
-                    self.send(Pong())
+                    began = self._turn_began
+                    self.send(Pong(time.monotonic() - began if began is not None else 0.0))
                 else:
                     self._commands.put(command)
         finally:
             os._exit(0)
 
     def commands(self, *, wait: bool) -> list[Command]:
-        """All that has arrived; with `wait`, at least one."""
+        """All that has arrived; with `wait`, at least one. A turn of the loop begins here."""
+        self._turn_began = None
         arrived = [self._commands.get()] if wait else []
         while not self._commands.empty():
             arrived.append(self._commands.get())
+        self._turn_began = time.monotonic()
         return arrived
 
     def send(self, message: Message) -> None:

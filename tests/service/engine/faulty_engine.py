@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ POISON = 666
 def strike(fault: str) -> None:
     if fault == "raise":
         raise RuntimeError("an injected fault")
+    if fault == "sleep":
+        threading.Event().wait()
     if fault == "exit":
         os._exit(3)
     os.kill(os.getpid(), signal.SIGKILL if fault == "kill" else signal.SIGSTOP)

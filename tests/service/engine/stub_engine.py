@@ -1,13 +1,14 @@
 """An engine process without torch, for tests of its parent: argv is a fault and the pipe's number.
 
 Labels choose what happens to a request: 101 kills the process, 102 never ends, 103 ends only in a
-process that was started with requests waiting for it.
+process that was started with requests waiting for it, 104 closes the pipe and stays.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import socket
 import sys
 
@@ -29,7 +30,7 @@ from unified_latents.service.engine.messages import (
     Result,
 )
 
-DIES, HANGS, WAITS_FOR_NEXT = 101, 102, 103
+DIES, HANGS, WAITS_FOR_NEXT, PARTS = 101, 102, 103, 104
 
 
 def answer(request: Generate) -> Result:
@@ -46,10 +47,21 @@ def greet(fault: str) -> bytes:
     return frames.pack(Ready(protocol, (fake_card("m"),), "reference", "s", "f", "none", "cpu"))
 
 
+def misbehave(label: int, stream: socket.socket) -> None:
+    if label == DIES:
+        os._exit(1)
+    if label == PARTS:
+        stream.shutdown(socket.SHUT_RDWR)
+        signal.pause()
+
+
 def main(fault: str, descriptor: int) -> None:
     stream = socket.socket(fileno=descriptor)
     decoder = msgspec.msgpack.Decoder(Command)
     assert isinstance(frames.receive(stream, decoder), Hello)
+    if fault == "stops":
+        stream.sendall(frames.pack(Pong()))
+        os.kill(os.getpid(), signal.SIGSTOP)
     stream.sendall(greet(fault))
     if fault == "fail":
         return
@@ -63,8 +75,8 @@ def main(fault: str, descriptor: int) -> None:
         stream.sendall(frames.pack(Accepted(command.id, 1)))
         # A replay keeps its id, so the first request of a later process does not have id 1 … 3.
         first_process = seen == command.id
-        if command.label == DIES:
-            os._exit(1)
+        if first_process or command.label == DIES:
+            misbehave(command.label, stream)
         if command.label != HANGS and not (command.label == WAITS_FOR_NEXT and first_process):
             stream.sendall(frames.pack(answer(command)))
 

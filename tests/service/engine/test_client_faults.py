@@ -14,7 +14,7 @@ import pytest
 from tests.service.engine.test_client import Watch, generate, stub, until
 from unified_latents.service.engine.client import EngineClient
 from unified_latents.service.engine.messages import Checkpoint, Result, Trajectory
-from unified_latents.service.engine.seam import EngineError, result
+from unified_latents.service.engine.seam import Death, EngineError, result
 from unified_latents.service.engine.spawn import EngineOptions
 
 POISON = 666
@@ -53,6 +53,32 @@ def test_six_requests_are_answered_with_the_bytes_of_an_undisturbed_run(
             assert not (tmp_path / "fault").exists()
             assert [death.reason for death in watch.deaths] == ([reason] if reason else [])
             assert len(undisturbed) == len(REQUESTS)
+        finally:
+            await engine.stop()
+
+    asyncio.run(run())
+
+
+def test_a_pass_that_never_ends_is_found_although_its_client_has_left(
+    tiny: Path, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        watch = Watch()
+        engine = EngineClient(options(tiny, tmp_path), watch)
+        await engine.start()
+        try:
+            await watch.ready.wait()
+            (tmp_path / "fault").write_text("sleep")
+            work = asyncio.ensure_future(result(engine, generate(n=4)))
+            async with asyncio.timeout(120):
+                while (tmp_path / "fault").exists():
+                    await asyncio.sleep(0.01)
+                work.cancel()
+                while not watch.deaths:
+                    await asyncio.sleep(0.01)
+                    assert engine.status.in_flight == 0 or not work.done()
+            assert watch.deaths == [Death("hang", 0, 0)]
+            assert (await result(engine, generate())).images is not None
         finally:
             await engine.stop()
 
