@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,3 +218,26 @@ def save_tiny(
         return tmp_path / name
 
     return save
+
+
+class Fixed(nn.Module):
+    """An encoder that has its latents ready."""
+
+    def __init__(self, latents: torch.Tensor) -> None:
+        super().__init__()
+        self.latents = latents
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.latents[: len(x)]
+
+
+def interrupt_at_look(patch: pytest.MonkeyPatch, stage: type[Any]) -> None:
+    """Ctrl-C when a stage next looks at held-out pictures; the look is finished."""
+    held_out = stage.held_out
+
+    def interrupted(self: Any, average: Any) -> dict[str, float]:
+        signal.raise_signal(signal.SIGINT)
+        figures: dict[str, float] = held_out(self, average)
+        return figures
+
+    patch.setattr(stage, "held_out", interrupted)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.training.conftest import Fixed
 from unified_latents.models.base import BaseModel
 from unified_latents.models.config import BaseConfig, UnifiedConfig
 from unified_latents.models.manifest import Defaults
@@ -31,17 +32,6 @@ class Gaussian(nn.Module):
         gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
         x_hat = self.mean + gain * (x_t - alpha * self.mean)
         return (alpha * x_t - x_hat) / sigma
-
-
-class Fixed(nn.Module):
-    """An encoder that has its latents ready."""
-
-    def __init__(self, latents: Tensor) -> None:
-        super().__init__()
-        self.latents = latents
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.latents[: len(x)]
 
 
 def _replace(unified: UnifiedLatents, **parts: nn.Module) -> None:

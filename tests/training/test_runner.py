@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import torch
 
+from tests.training.conftest import interrupt_at_look
 from unified_latents.models import checkpoint
 from unified_latents.models.manifest import Manifest
 from unified_latents.training import runner, snapshot
@@ -183,15 +184,8 @@ def test_stage_2_resumes_too(
         return runner.run(Stage2.build(stage2, pictures, start, out), stage2.training, Options(out))
 
     assert train_base(tmp_path / "whole") == 10
-
-    held_out = Stage2.held_out
-
-    def interrupted(self: Stage2, average: Any) -> dict[str, float]:
-        signal.raise_signal(signal.SIGINT)
-        return held_out(self, average)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Stage2, "held_out", interrupted)
+        interrupt_at_look(patch, Stage2)
         assert train_base(tmp_path / "broken") == 6
     assert train_base(tmp_path / "broken") == 10
     assert figures(tmp_path / "broken") == figures(tmp_path / "whole")

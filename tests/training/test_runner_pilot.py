@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.training.conftest import interrupt_at_look
 from unified_latents.models import checkpoint
 from unified_latents.training import runner
 from unified_latents.training.data.sets import DataSet
@@ -69,14 +69,8 @@ def test_a_target_moves_the_loss_factor_and_resumes_exactly(
         return runner.run(Stage1.build(recipe, pictures), training, Options(out))
 
     assert train(tmp_path / "whole") == 90
-    held_out = Stage1.held_out
-
-    def interrupted(self: Stage1, average: Any) -> dict[str, float]:
-        signal.raise_signal(signal.SIGINT)
-        return held_out(self, average)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Stage1, "held_out", interrupted)
+        interrupt_at_look(patch, Stage1)
         assert train(tmp_path / "broken") == 50
     assert train(tmp_path / "broken") == 90
     assert lines(tmp_path / "broken") == lines(tmp_path / "whole")

@@ -65,7 +65,7 @@ class Watch:
 
 
 @asynccontextmanager
-async def _running(options: EngineOptions) -> AsyncIterator[tuple[EngineClient, Watch]]:
+async def running(options: EngineOptions) -> AsyncIterator[tuple[EngineClient, Watch]]:
     watch = Watch()
     engine = EngineClient(options, watch)
     await engine.start()
@@ -79,7 +79,7 @@ async def _running(options: EngineOptions) -> AsyncIterator[tuple[EngineClient, 
 @asynccontextmanager
 async def real(folder: Path) -> AsyncIterator[tuple[EngineClient, Watch]]:
     """The client on the real engine, with the tiny checkpoint as model m."""
-    async with _running(EngineOptions((Checkpoint("m", str(folder)),))) as pair:
+    async with running(EngineOptions((Checkpoint("m", str(folder)),))) as pair:
         yield pair
 
 
@@ -275,7 +275,7 @@ def _stub_options(fault: str = "none", max_pending: int = 256) -> EngineOptions:
 @asynccontextmanager
 async def stub(max_pending: int = 256) -> AsyncIterator[tuple[EngineClient, Watch]]:
     """The client on an engine process without torch, which starts at once and dies on request."""
-    async with _running(_stub_options(max_pending=max_pending)) as pair:
+    async with running(_stub_options(max_pending=max_pending)) as pair:
         yield pair
 
 

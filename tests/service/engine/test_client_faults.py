@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.service.engine.test_client import Watch, generate, stub, until
+from tests.service.engine.test_client import generate, running, stub, until
 from unified_latents.service.engine.client import EngineClient
 from unified_latents.service.engine.messages import Checkpoint, Result, Trajectory
 from unified_latents.service.engine.seam import Death, EngineError, result
@@ -42,19 +42,13 @@ def test_six_requests_are_answered_with_the_bytes_of_an_undisturbed_run(
     fault: str, reason: str | None, tiny: Path, tmp_path: Path
 ) -> None:
     async def run() -> None:
-        watch = Watch()
-        engine = EngineClient(options(tiny, tmp_path), watch)
-        await engine.start()
-        try:
-            await watch.ready.wait()
+        async with running(options(tiny, tmp_path)) as (engine, watch):
             undisturbed = images(await outcomes(engine))
             (tmp_path / "fault").write_text(fault)
             assert images(await outcomes(engine)) == undisturbed
             assert not (tmp_path / "fault").exists()
             assert [death.reason for death in watch.deaths] == ([reason] if reason else [])
             assert len(undisturbed) == len(REQUESTS)
-        finally:
-            await engine.stop()
 
     asyncio.run(run())
 
@@ -63,11 +57,7 @@ def test_a_pass_that_never_ends_is_found_although_its_client_has_left(
     tiny: Path, tmp_path: Path
 ) -> None:
     async def run() -> None:
-        watch = Watch()
-        engine = EngineClient(options(tiny, tmp_path), watch)
-        await engine.start()
-        try:
-            await watch.ready.wait()
+        async with running(options(tiny, tmp_path)) as (engine, watch):
             (tmp_path / "fault").write_text("sleep")
             work = asyncio.ensure_future(result(engine, generate(n=4)))
             async with asyncio.timeout(120):
@@ -79,19 +69,13 @@ def test_a_pass_that_never_ends_is_found_although_its_client_has_left(
                     assert engine.status.in_flight == 0 or not work.done()
             assert watch.deaths == [Death("hang", 0, 0)]
             assert (await result(engine, generate())).images is not None
-        finally:
-            await engine.stop()
 
     asyncio.run(run())
 
 
 def test_a_poison_request_fails_alone_and_leaves_no_process(tiny: Path, tmp_path: Path) -> None:
     async def run() -> None:
-        watch = Watch()
-        engine = EngineClient(options(tiny, tmp_path), watch)
-        await engine.start()
-        try:
-            await watch.ready.wait()
+        async with running(options(tiny, tmp_path)) as (engine, watch):
             undisturbed = images(await outcomes(engine))
             found = await outcomes(engine, extra=POISON)
             assert images(found) == undisturbed
@@ -100,8 +84,6 @@ def test_a_poison_request_fails_alone_and_leaves_no_process(tiny: Path, tmp_path
             assert error.code == "engine_lost"
             assert [death.lost for death in watch.deaths] == [0, 0, 1]
             assert len(_engines()) == 1
-        finally:
-            await engine.stop()
         assert _engines() == []
 
     asyncio.run(run())

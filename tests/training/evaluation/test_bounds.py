@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.training.conftest import Fixed
 from unified_latents.models.base import BaseModel
 from unified_latents.models.config import BaseConfig, UnifiedConfig
 from unified_latents.models.manifest import Defaults
@@ -30,15 +31,6 @@ class Gaussian(nn.Module):
         alpha, sigma = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
         x_hat = alpha * std**2 / (alpha**2 * std**2 + sigma**2) * x_t
         return (alpha * x_t - x_hat) / sigma
-
-
-class Fixed(nn.Module):
-    def __init__(self, latents: Tensor) -> None:
-        super().__init__()
-        self.latents = latents
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.latents[: len(x)]
 
 
 @pytest.fixture
