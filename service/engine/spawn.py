@@ -60,7 +60,12 @@ def conditional_bitwise_reproducibility(cpuinfo: Path = Path("/proc/cpuinfo")) -
 
 
 def environment(options: EngineOptions) -> dict[str, str]:
-    """The child's environment: reproducible products and a pinned number of threads."""
+    """The child's environment: reproducible products and a pinned number of threads.
+
+    A thread that waits for another sleeps, unless the operator wants it otherwise: one that spins
+    takes the core from the very thread it waits for as soon as anybody else is at work.
+    """
+    waiting = {"OMP_WAIT_POLICY": "passive"}
     threads = str(options.threads)
     pinned = {
         "MKL_CBWR": conditional_bitwise_reproducibility(),
@@ -69,7 +74,7 @@ def environment(options: EngineOptions) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
     }
-    return {**os.environ, **pinned, **options.environment}
+    return {**waiting, **os.environ, **pinned, **options.environment}
 
 
 class EngineProcess:
