@@ -42,7 +42,7 @@ serve: $(READY)
 	$(BIN)/ul-serve up
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -19,7 +19,8 @@ EXTRAS = {"kernels": [], "models": [], "training": ["train"], "service": ["serve
 """What each folder may import beyond the core."""
 
 NEVER_IMPORTED = {
-    *("build", "import-linter", "mypy", "pytest-timeout", "ruff", "setuptools"),  # tools
+    *("build", "import-linter", "mypy", "ruff", "setuptools"),  # tools
+    *("pytest-timeout", "pytest-xdist"),  # pytest loads its plugins itself
     "beartype",  # pytest's jaxtyping option names it
     "python-multipart",  # FastAPI looks for it when it reads a form
     "tensorboard",  # torch.utils.tensorboard looks for it
