@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from unified_latents.service.engine.messages import Decode, ModelCard, Trajectory
-from unified_latents.service.http import bodies, core, images, latents
-from unified_latents.service.http.answers import Receipts, answer
+from unified_latents.service.http import bodies, calls, core, latents
 from unified_latents.service.http.negotiation import Format, choose
 from unified_latents.service.http.schemas import DecodeQuery
+from unified_latents.service.jobs.calls import Call
 
 router = APIRouter()
 
@@ -21,21 +21,17 @@ async def decode(request: Request, query: Annotated[DecodeQuery, Query()]) -> Re
 
     PNG by default for one sample, JSON for several.
     """
-    service = core.of(request)
-    card = service.card(query.model)
     body = await bodies.read_latent(request)
+    return await calls.reply(request, prepare(core.of(request), query, body, core.accept(request)))
+
+
+def prepare(service: core.Service, query: DecodeQuery, body: bytes, accept: str) -> Call:
+    """What a query asks of the latents in `body`; a Problem where they do not fit."""
+    card = service.card(query.model)
     latent = latents.read(body, card, service.settings.max_samples)
     bare: tuple[Format, ...] = ("png", "webp", "jpeg") if latent.z.shape[0] == 1 else ()
-    choice = choose(
-        core.accept(request), wanted=query.format, fallback="png", bare=bare, prefer_bare=True
-    )
-    message = to_message(query, card, latent)
-    done = await service.run(request, message)
-    if done.images is None:
-        raise TypeError("the engine's result holds no image")
-    pixels = done.images
-    files = await service.in_thread(lambda: images.encode(pixels, choice.format))
-    return answer(Receipts(service.ready(), card, message), files, choice)
+    choice = choose(accept, wanted=query.format, fallback="png", bare=bare, prefer_bare=True)
+    return Call(to_message(query, card, latent), choice.format, choice.bare)
 
 
 def to_message(query: DecodeQuery, card: ModelCard, latent: latents.Latent) -> Decode:

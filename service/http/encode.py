@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import math
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from unified_latents.service.engine.messages import Array, Bitrate, Encode, ModelCard
-from unified_latents.service.http import bodies, core, images
-from unified_latents.service.http.latents import write
-from unified_latents.service.http.negotiation import JSON, LATENT, choose
-from unified_latents.service.http.schemas import BitrateReport, EncodeQuery, EncodeResponse
+from unified_latents.service.engine.messages import Array, Encode
+from unified_latents.service.http import bodies, calls, core, images
+from unified_latents.service.http.negotiation import choose
+from unified_latents.service.http.schemas import EncodeQuery
+from unified_latents.service.jobs.calls import Call
 
 router = APIRouter()
 
@@ -26,10 +23,15 @@ async def encode(request: Request, query: Annotated[EncodeQuery, Query()]) -> Re
     training; `exact` refuses another size. JSON by default;
     `Accept: application/vnd.ul.latent+safetensors` gives the file, with the rest in headers.
     """
-    service = core.of(request)
-    card = service.card(query.model)
-    choice = choose(core.accept(request), wanted=None, fallback="latents", bare=("latents",))
     data = await bodies.read_image(request)
+    call = await prepare(core.of(request), query, data, core.accept(request))
+    return await calls.reply(request, call)
+
+
+async def prepare(service: core.Service, query: EncodeQuery, data: bytes, accept: str) -> Call:
+    """What a query asks of the picture in `data`; a Problem where it is none, or too large."""
+    card = service.card(query.model)
+    choice = choose(accept, wanted=None, fallback="latents", bare=("latents",))
     limit = service.settings.max_pixels
     size = (card.size[0], card.size[1])
     fitted = await service.in_thread(
@@ -44,50 +46,4 @@ async def encode(request: Request, query: Annotated[EncodeQuery, Query()]) -> Re
         kind="z_clean" if query.mode == "mean" else "z_0",
         levels=query.levels if query.bitrate else 0,
     )
-    done = await service.run(request, message)
-    if done.latents is None:
-        raise TypeError("the engine's result holds no latent")
-    file = write(done.latents, message.kind, card)
-    body = _body(file, message, card, fitted.report, done.bitrate)
-    return _file(file, body) if choice.bare else Response(body.model_dump_json(), media_type=JSON)
-
-
-def _body(
-    file: bytes,
-    message: Encode,
-    card: ModelCard,
-    fit: images.FitReport,
-    bitrate: Bitrate | None,
-) -> EncodeResponse:
-    return EncodeResponse(
-        model=card.name,
-        latent=base64.b64encode(file).decode(),
-        media_type=LATENT,
-        kind=message.kind,
-        shape=[1, *card.latent_shape],
-        latent_space=card.latent_space,
-        seed=message.seed,
-        sha256=hashlib.sha256(file).hexdigest(),
-        fit=fit,
-        bitrate=report(bitrate, card, message.levels) if bitrate else None,
-    )
-
-
-def report(bitrate: Bitrate, card: ModelCard, levels: int) -> BitrateReport:
-    """nats in every unit that people ask for."""
-    bits = bitrate.nats / math.log(2)
-    return BitrateReport(
-        nats=bitrate.nats,
-        bits=bits,
-        bits_per_pixel=bits / math.prod(card.size),
-        bits_per_dim=bits / math.prod(card.latent_shape),
-        levels=levels,
-        std_error=bitrate.std_error if math.isfinite(bitrate.std_error) else None,
-    )
-
-
-def _file(file: bytes, body: EncodeResponse) -> Response:
-    headers = {"UL-Seed": str(body.seed), "UL-Fit": body.fit.model_dump_json(ensure_ascii=True)}
-    if body.bitrate:
-        headers["UL-Bitrate"] = body.bitrate.model_dump_json()
-    return Response(file, media_type=LATENT, headers=headers)
+    return Call(message, choice.format, choice.bare, fitted.report.model_dump(mode="json"))

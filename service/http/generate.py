@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from unified_latents.service.engine.messages import Generate, ModelCard, Result, Trajectory
-from unified_latents.service.http import bodies, core
-from unified_latents.service.http.answers import Receipts, answer, latent_files
-from unified_latents.service.http.images import encode
-from unified_latents.service.http.negotiation import Choice, Format, choose
+from unified_latents.service.engine.messages import Generate, ModelCard, Trajectory
+from unified_latents.service.http import bodies, calls, core
+from unified_latents.service.http.negotiation import Format, choose
 from unified_latents.service.http.problems import FieldError, Problem, invalid
 from unified_latents.service.http.schemas import GenerateRequest, Label
+from unified_latents.service.jobs.calls import Call
 
 router = APIRouter()
 
@@ -22,18 +21,20 @@ async def generate(request: Request) -> Response:
     JSON by default. `Accept: image/png` (webp, jpeg) with n = 1 gives the image alone, with its
     receipt in the `UL-Receipt` header.
     """
-    service = core.of(request)
     body = await bodies.read_json(request, GenerateRequest)
+    return await calls.reply(request, prepare(core.of(request), body, core.accept(request)))
+
+
+def prepare(service: core.Service, body: GenerateRequest, accept: str) -> Call:
+    """What a body asks for; a Problem where the model or the service cannot."""
     card = service.card(body.model)
     if body.n > service.settings.max_samples:
         limit = service.settings.max_samples
         raise invalid("n", f"must be at most {limit}", limit)
     bare: tuple[Format, ...] = ("png", "webp", "jpeg", "latents") if body.n == 1 else ("latents",)
-    choice = choose(core.accept(request), wanted=body.format, fallback="png", bare=bare)
+    choice = choose(accept, wanted=body.format, fallback="png", bare=bare)
     message = to_message(body, card, decode=choice.format != "latents")
-    done = await service.run(request, message)
-    files = await service.in_thread(lambda: _files(done, card, choice))
-    return answer(Receipts(service.ready(), card, message), files, choice)
+    return Call(message, choice.format, choice.bare)
 
 
 def to_message(body: GenerateRequest, card: ModelCard, *, decode: bool) -> Generate:
@@ -78,11 +79,3 @@ def find_label(label: Label, labels: tuple[str, ...]) -> int:
         if name.casefold() == folded:
             return i
     raise invalid("label", "no such label", ", ".join(labels)[:1000])
-
-
-def _files(done: Result, card: ModelCard, choice: Choice) -> list[bytes]:
-    if done.latents is not None:
-        return latent_files(done.latents, card, whole=choice.bare)
-    if done.images is None:
-        raise TypeError("the engine's result holds neither images nor latents")
-    return encode(done.images, choice.format)

@@ -1,0 +1,88 @@
+"""Answering calls: at once, or as a job; and what the engine's result looks like on the wire."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from typing import cast
+
+from fastapi import Request, Response
+
+from unified_latents.service.engine.messages import (
+    Bitrate,
+    Encode,
+    Generate,
+    ModelCard,
+    Ready,
+    Result,
+)
+from unified_latents.service.http import core
+from unified_latents.service.http.answers import Receipts, answer, latent_files
+from unified_latents.service.http.images import FitReport, encode
+from unified_latents.service.http.latents import write
+from unified_latents.service.http.negotiation import JSON, LATENT, Choice, Format
+from unified_latents.service.http.schemas import BitrateReport, EncodeResponse
+from unified_latents.service.jobs.calls import Call
+
+
+async def reply(request: Request, call: Call) -> Response:
+    """The answer of a call."""
+    service = core.of(request)
+    done = await service.run(request, call.message)
+    ready = service.ready()
+    return await service.in_thread(lambda: render(call, ready, done))
+
+
+def render(call: Call, ready: Ready, done: Result) -> Response:
+    """The answer that an engine's result makes; a function of its arguments alone."""
+    card = next(card for card in ready.models if card.name == call.message.model)
+    message, choice = call.message, Choice(cast(Format, call.format), call.bare)
+    if isinstance(message, Encode):
+        return _encoded(call, message, card, done, bare=choice.bare)
+    return answer(Receipts(ready, card, message), _files(message, done, card, choice), choice)
+
+
+def _files(message: object, done: Result, card: ModelCard, choice: Choice) -> list[bytes]:
+    if isinstance(message, Generate) and done.latents is not None:
+        return latent_files(done.latents, card, whole=choice.bare)
+    if done.images is None:
+        raise TypeError("the engine's result holds neither images nor latents")
+    return encode(done.images, choice.format)
+
+
+def _encoded(call: Call, message: Encode, card: ModelCard, done: Result, *, bare: bool) -> Response:
+    if done.latents is None or call.fit is None:
+        raise TypeError("the engine's result holds no latent")
+    file = write(done.latents, message.kind, card)
+    body = EncodeResponse(
+        model=card.name,
+        latent=base64.b64encode(file).decode(),
+        media_type=LATENT,
+        kind=message.kind,
+        shape=[1, *card.latent_shape],
+        latent_space=card.latent_space,
+        seed=message.seed,
+        sha256=hashlib.sha256(file).hexdigest(),
+        fit=FitReport.model_validate(call.fit),
+        bitrate=_report(done.bitrate, card, message.levels) if done.bitrate else None,
+    )
+    if not bare:
+        return Response(body.model_dump_json(), media_type=JSON)
+    headers = {"UL-Seed": str(body.seed), "UL-Fit": body.fit.model_dump_json(ensure_ascii=True)}
+    if body.bitrate:
+        headers["UL-Bitrate"] = body.bitrate.model_dump_json()
+    return Response(file, media_type=LATENT, headers=headers)
+
+
+def _report(bitrate: Bitrate, card: ModelCard, levels: int) -> BitrateReport:
+    """nats in every unit that people ask for."""
+    bits = bitrate.nats / math.log(2)
+    return BitrateReport(
+        nats=bitrate.nats,
+        bits=bits,
+        bits_per_pixel=bits / math.prod(card.size),
+        bits_per_dim=bits / math.prod(card.latent_shape),
+        levels=levels,
+        std_error=bitrate.std_error if math.isfinite(bitrate.std_error) else None,
+    )
