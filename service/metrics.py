@@ -6,11 +6,9 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from unified_latents.service.engine.messages import Ready, Tick
+from unified_latents.service.engine.messages import Ready
 from unified_latents.service.engine.seam import Death
-
-PRIORITY = "normal"
-"""There is one priority class so far; the label is there so that dashboards need not change."""
+from unified_latents.service.engine.telemetry import Tick
 
 _REQUEST_BUCKETS = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5),
@@ -105,6 +103,11 @@ class Metrics:
             "Time since the last pass while there is work; 0 when idle.",
             registry=registry,
         )
+        self.drain = Gauge(
+            "ul_drain_seconds",
+            "Forecast of the time until all that the engine has is done.",
+            registry=registry,
+        )
         self.build = Info("ul_build", "What is running.", registry=registry)
 
     def follow_step_age(self, age: Callable[[], float]) -> None:
@@ -120,12 +123,15 @@ class Metrics:
         self.row_steps.labels(stage, "conditional").inc(tick.conditional_rows)
         self.row_steps.labels(stage, "unconditional").inc(tick.unconditional_rows)
         self.nonfinite.labels(stage).inc(tick.nonfinite)
-        for wait in tick.waited:
-            self.queue_wait.labels(stage, PRIORITY).observe(wait)
-        for name, depth in tick.queued.items():
-            self.queue_depth.labels(name, PRIORITY).set(depth)
+        for priority, waits in tick.waited.items():
+            for wait in waits:
+                self.queue_wait.labels(stage, priority).observe(wait)
+        for name, depths in tick.queued.items():
+            for priority, depth in depths.items():
+                self.queue_depth.labels(name, priority).set(depth)
         for name, samples in tick.inflight.items():
             self.inflight_rows.labels(name).set(samples)
+        self.drain.set(tick.drain)
 
     def on_ready(self, ready: Ready) -> None:
         """An engine that has loaded its models."""

@@ -13,9 +13,10 @@ from types import FrameType
 import uvicorn
 
 from unified_latents.service.engine.client import EngineClient
-from unified_latents.service.engine.messages import Checkpoint, Ready, Tick
+from unified_latents.service.engine.messages import Checkpoint, Ready
 from unified_latents.service.engine.seam import Death, Engine, Observer
 from unified_latents.service.engine.spawn import EngineOptions
+from unified_latents.service.engine.telemetry import Tick
 from unified_latents.service.http.app import create_app
 from unified_latents.service.http.core import Service
 from unified_latents.service.http.images import refuse_damage

@@ -31,7 +31,6 @@ from unified_latents.service.engine.messages import (
     Ready,
     Request,
     Result,
-    Tick,
 )
 from unified_latents.service.engine.replay import MAX_DEATHS, Replay
 from unified_latents.service.engine.seam import (
@@ -43,6 +42,7 @@ from unified_latents.service.engine.seam import (
     Status,
 )
 from unified_latents.service.engine.spawn import EngineOptions, EngineProcess, spawn
+from unified_latents.service.engine.telemetry import Costs, Tick
 from unified_latents.service.engine.watchdog import PERIOD, Watchdog
 
 _BACKOFF = (0.0, 0.2, 1.0, 5.0, 30.0)
@@ -78,11 +78,18 @@ class EngineClient:
         self._restarts = 0
         self._last_step = time.monotonic()
         self._reason: Reason = "exit"
+        self._costs = Costs(())
+        self._drained_at = 0.0
 
     @property
     def ready(self) -> Ready | None:
         """What the engine loaded; None before the first start has ended."""
         return self._ready
+
+    @property
+    def costs(self) -> Costs:
+        """What the engine has measured."""
+        return self._costs
 
     @property
     def status(self) -> Status:
@@ -95,6 +102,7 @@ class EngineClient:
             restarts=self._restarts,
             step_age=time.monotonic() - self._last_step if self._tickets else 0.0,
             pid=self._process.pid if self._process else None,
+            drain=max(0.0, self._drained_at - time.monotonic()) if self._tickets else 0.0,
         )
 
     async def start(self) -> None:
@@ -218,14 +226,20 @@ class EngineClient:
                     self._state, self._detail = "failed", message.detail
                     log.error("the engine cannot start: %s", message.detail)
                 case Tick():
-                    self._watchdog.stepped()
-                    self._last_step = time.monotonic()
-                    if self._observer:
-                        self._observer.on_tick(message)
+                    self._on_tick(message)
+                case Costs():
+                    self._costs = message
                 case Pong():
                     self._watchdog.answered(message.turn)
                 case _:
                     self._deliver(message)
+
+    def _on_tick(self, tick: Tick) -> None:
+        self._watchdog.stepped()
+        self._last_step = time.monotonic()
+        self._drained_at = self._last_step + tick.drain
+        if self._observer:
+            self._observer.on_tick(tick)
 
     def _on_ready(self, ready: Ready) -> None:
         if ready.protocol != PROTOCOL:

@@ -29,6 +29,7 @@ from unified_latents.service.engine.messages import (
     Generate,
     ModelCard,
     Preprocessing,
+    Preview,
     Progress,
     Ready,
     Request,
@@ -36,6 +37,7 @@ from unified_latents.service.engine.messages import (
     Trajectory,
 )
 from unified_latents.service.engine.seam import NotReadyError, State, Status
+from unified_latents.service.engine.telemetry import Costs, StageName
 
 
 def fake_card(name: str = "fake", kind: str = "generator") -> ModelCard:
@@ -71,6 +73,13 @@ class FakeEngine:
         self._open.set()
         self.in_flight: set[int] = set()
         self.cancelled: list[int] = []
+        self.requests: list[Request] = []
+        """All that was submitted."""
+
+    @property
+    def costs(self) -> Costs:
+        """Nothing is measured here."""
+        return Costs(())
 
     @property
     def status(self) -> Status:
@@ -98,18 +107,24 @@ class FakeEngine:
             self._open.set()
 
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
-        """Accepted, one Progress, and the end."""
+        """Accepted, the previews asked for, one Progress, and the end."""
         if self._state != "ready":
             raise NotReadyError("not_ready", f"the engine is {self._state}")
         if len(self.in_flight) >= self._max_pending:
             raise NotReadyError("busy", "too many requests are in flight")
         number = next(self._ids)
         self.in_flight.add(number)
+        self.requests.append(request)
         ended = False
         try:
-            yield Accepted(number, 1)
-            await self._open.wait()
-            yield Progress(number, 1, 1)
+            yield Accepted(number, 1, eta=0.0)
+            if not await self._opened(request.timeout):
+                ended = True
+                yield Error(number, "deadline_exceeded", "the time for this request is over")
+                return
+            for preview in self._previews(number, request):
+                yield preview
+            yield Progress(number, 1, 1, _last_stage(request), eta=0.0)
             last = self._end(number, request)
             ended = True
             yield last
@@ -117,6 +132,25 @@ class FakeEngine:
             self.in_flight.discard(number)
             if not ended:
                 self.cancelled.append(number)
+
+    async def _opened(self, timeout: float | None) -> bool:
+        """Whether `hold` has ended within the time."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._open.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _previews(self, number: int, request: Request) -> Iterator[Preview]:
+        card = self._models.get(request.model)
+        if card is None or isinstance(request, Encode):
+            return
+        n = request.z.shape[0] if isinstance(request, Decode) else request.n
+        shape = (card.channels, *card.size)
+        for look, sample in itertools.product(range(request.previews), range(n)):
+            pixels = _noise(request.seed, f"{request.first + sample}/{look}", math.prod(shape))
+            yield Preview(number, sample, Array(shape, "uint8", pixels))
 
     def _end(self, number: int, request: Request) -> Event:
         card = self._models.get(request.model)
@@ -138,7 +172,13 @@ class FakeEngine:
         return Result(number, images=Array((n, *shape), "uint8", pixels))
 
 
-def _noise(seed: int, sample: int, size: int) -> bytes:
+def _last_stage(request: Request) -> StageName:
+    if isinstance(request, Encode):
+        return "rate" if request.levels else "encode"
+    return "base" if isinstance(request, Generate) and request.decode is None else "decode"
+
+
+def _noise(seed: int, sample: int | str, size: int) -> bytes:
     return hashlib.shake_256(f"{seed}/{sample}".encode()).digest(size)
 
 

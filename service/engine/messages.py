@@ -12,11 +12,23 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL = 2
+from unified_latents.service.engine.telemetry import Costs, Priority, StageName, Tick
+
+PROTOCOL = 3
 
 SamplerName = Literal["ancestral", "ddim", "dpmpp-2m"]
 LatentKind = Literal["z_clean", "z_0"]
-StageName = Literal["base", "decode", "encode", "rate"]
+
+
+ErrorCode = Literal[
+    "nonfinite",
+    "engine_error",
+    "engine_lost",
+    "shutting_down",
+    "unknown_model",
+    "deadline_exceeded",
+    "out_of_memory",
+]
 
 
 class Array(msgspec.Struct, frozen=True):
@@ -70,6 +82,11 @@ class Generate(msgspec.Struct, tag="generate", frozen=True):
     guidance: float
     interval: tuple[float, float] | None
     decode: Trajectory | None
+    priority: Priority = "normal"
+    timeout: float | None = None
+    """Seconds from arrival to the answer; after them, `deadline_exceeded`."""
+    previews: int = 0
+    """Early looks at each sample, evenly spaced over its steps."""
 
 
 class Encode(msgspec.Struct, tag="encode", frozen=True):
@@ -82,6 +99,8 @@ class Encode(msgspec.Struct, tag="encode", frozen=True):
     image: Array
     kind: LatentKind
     levels: int
+    priority: Priority = "normal"
+    timeout: float | None = None
 
 
 class Decode(msgspec.Struct, tag="decode", frozen=True):
@@ -95,6 +114,9 @@ class Decode(msgspec.Struct, tag="decode", frozen=True):
     z: Array
     kind: LatentKind
     decode: Trajectory
+    priority: Priority = "normal"
+    timeout: float | None = None
+    previews: int = 0
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):
@@ -190,6 +212,8 @@ class Accepted(msgspec.Struct, tag="accepted", frozen=True):
 
     id: int
     steps: int
+    eta: float | None = None
+    """Forecast of the seconds until the result; None where nothing has been measured yet."""
 
 
 class Progress(msgspec.Struct, tag="progress", frozen=True):
@@ -198,6 +222,9 @@ class Progress(msgspec.Struct, tag="progress", frozen=True):
     id: int
     done: int
     steps: int
+    stage: StageName | None = None
+    """The stage that the last of them belonged to."""
+    eta: float | None = None
 
 
 class Preview(msgspec.Struct, tag="preview", frozen=True):
@@ -228,25 +255,8 @@ class Error(msgspec.Struct, tag="error", frozen=True):
     """The end of a request that failed alone. `code` is stable; `detail` holds no input."""
 
     id: int
-    code: Literal["nonfinite", "engine_error", "engine_lost", "shutting_down", "unknown_model"]
+    code: ErrorCode
     detail: str
-
-
-class Tick(msgspec.Struct, tag="tick", frozen=True):
-    """One forward pass: what it was, and what is left after it."""
-
-    stage: StageName
-    samples: int
-    conditional_rows: int
-    unconditional_rows: int
-    seconds: float
-    waited: tuple[float, ...]
-    """Seconds from arrival to first step, of each request that took its first step here."""
-    nonfinite: int
-    inflight: dict[StageName, int]
-    """Samples that still have steps to go after this pass, by stage."""
-    queued: dict[StageName, int]
-    """Those of them whose request has not had its first step."""
 
 
 class Pong(msgspec.Struct, tag="pong", frozen=True):
@@ -256,4 +266,4 @@ class Pong(msgspec.Struct, tag="pong", frozen=True):
 
 
 Event = Accepted | Progress | Preview | Result | Error
-Message = Ready | Failed | Accepted | Progress | Preview | Result | Error | Tick | Pong
+Message = Ready | Failed | Accepted | Progress | Preview | Result | Error | Tick | Costs | Pong

@@ -12,7 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from unified_latents.service.engine.messages import Error, Event, Ready, Request, Result, Tick
+from unified_latents.service.engine.messages import Error, Event, Ready, Request, Result
+from unified_latents.service.engine.telemetry import Costs, Tick
 
 State = Literal["starting", "ready", "unresponsive", "restarting", "failed", "stopped"]
 Reason = Literal["exit", "hang", "protocol"]
@@ -39,6 +40,8 @@ class Status:
     step_age: float = 0.0
     """Seconds since the last forward pass ended while there is work; 0 when idle."""
     pid: int | None = None
+    drain: float = 0.0
+    """Forecast of the seconds until all that the engine has now is done."""
 
 
 class EngineError(Exception):
@@ -70,6 +73,11 @@ class Engine(Protocol):
     @property
     def ready(self) -> Ready | None:
         """What is loaded; None until the first start has ended. Kept over restarts."""
+        ...
+
+    @property
+    def costs(self) -> Costs:
+        """What passes have been measured to cost; empty before the first."""
         ...
 
     @property

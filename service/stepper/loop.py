@@ -29,9 +29,8 @@ from unified_latents.service.engine.messages import (
     Progress,
     Request,
     Result,
-    StageName,
-    Tick,
 )
+from unified_latents.service.engine.telemetry import PRIORITIES, Priority, StageName, Tick
 from unified_latents.service.stepper.catalogue import Model
 from unified_latents.service.stepper.passes import PASSES, Outcome, finished_latent
 from unified_latents.service.stepper.pool import Pool
@@ -50,7 +49,7 @@ class _PassReport:
     conditional: int = 0
     unconditional: int = 0
     nonfinite: int = 0
-    waited: list[float] = field(default_factory=list)
+    waited: dict[Priority, tuple[float, ...]] = field(default_factory=dict)
     touched: dict[int, Job] = field(default_factory=dict)
 
 
@@ -113,14 +112,16 @@ class Loop:
         self._send(self._tick_message(batch, began, report))
         for number, job in report.touched.items():
             if number in self._jobs:
-                self._send(Progress(number, job.done, job.steps))
+                self._send(Progress(number, job.done, job.steps, batch[0].stage))
                 self._conclude(job)
 
     def _arrive(self, batch: Sequence[Sample], now: float, report: _PassReport) -> None:
         for sample in batch:
             if not sample.job.started:
                 sample.job.started = True
-                report.waited.append(now - sample.job.arrived)
+                priority = sample.job.request.priority
+                wait = now - sample.job.arrived
+                report.waited[priority] = (*report.waited.get(priority, ()), wait)
 
     def _run(self, batch: Sequence[Sample], report: _PassReport, *, again: bool = False) -> None:
         """The pass; by halves where it raises, and `again` where it raised for one alone."""
@@ -182,19 +183,20 @@ class Loop:
         self._send(message)
 
     def _tick_message(self, batch: Sequence[Sample], began: float, report: _PassReport) -> Tick:
-        inflight, queued = dict.fromkeys(STAGES, 0), dict.fromkeys(STAGES, 0)
+        inflight = dict.fromkeys(STAGES, 0)
+        queued = {stage: dict.fromkeys(PRIORITIES, 0) for stage in STAGES}
         for group, size in self._pool.sizes().items():
             inflight[group.stage] += size
         for job in self._jobs.values():
             if not job.started:
-                queued[job.samples[0].stage] += len(job.samples)
+                queued[job.samples[0].stage][job.request.priority] += len(job.samples)
         return Tick(
             stage=batch[0].stage,
             samples=len(batch),
             conditional_rows=report.conditional,
             unconditional_rows=report.unconditional,
             seconds=self._clock() - began,
-            waited=tuple(report.waited),
+            waited=report.waited,
             nonfinite=report.nonfinite,
             inflight=inflight,
             queued=queued,

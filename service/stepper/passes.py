@@ -15,7 +15,8 @@ from torch import Tensor
 from unified_latents.models.bitrate import strata, summary
 from unified_latents.models.pixels import to_unit
 from unified_latents.models.sampling import NoiseKeys, Stage, State, advance, guide
-from unified_latents.service.engine.messages import Encode, Generate, StageName
+from unified_latents.service.engine.messages import Encode, Generate
+from unified_latents.service.engine.telemetry import StageName
 from unified_latents.service.stepper.numerics import arithmetic
 from unified_latents.service.stepper.work import RATE_ROWS, Sample, Walk, noised
 

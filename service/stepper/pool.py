@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from unified_latents.service.engine.messages import StageName
+from unified_latents.service.engine.telemetry import StageName
 
 
 class Group(NamedTuple):

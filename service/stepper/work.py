@@ -21,9 +21,9 @@ from unified_latents.service.engine.messages import (
     Encode,
     Generate,
     Request,
-    StageName,
     Trajectory,
 )
+from unified_latents.service.engine.telemetry import StageName
 from unified_latents.service.stepper.catalogue import Model
 from unified_latents.service.stepper.pool import Group
 

@@ -3,14 +3,28 @@ from __future__ import annotations
 from prometheus_client import generate_latest
 
 from unified_latents.service.engine.fake import fake_card
-from unified_latents.service.engine.messages import Ready, Tick
+from unified_latents.service.engine.messages import Ready
 from unified_latents.service.engine.seam import Death
+from unified_latents.service.engine.telemetry import Tick
 from unified_latents.service.metrics import Metrics
 
 
 def test_a_tick_is_counted_by_stage_and_kind() -> None:
     metrics = Metrics()
-    metrics.on_tick(Tick("base", 3, 3, 2, 0.01, (0.5,), 1, {"base": 7}, {"base": 4}))
+    metrics.on_tick(
+        Tick(
+            "base",
+            3,
+            3,
+            2,
+            0.01,
+            {"high": (0.5,)},
+            1,
+            {"base": 7},
+            {"base": {"high": 4, "normal": 0}},
+            drain=1.5,
+        )
+    )
     value = metrics.registry.get_sample_value
     stage = {"stage": "base"}
     assert value("ul_denoise_row_steps_total", {**stage, "kind": "conditional"}) == 3
@@ -18,8 +32,10 @@ def test_a_tick_is_counted_by_stage_and_kind() -> None:
     assert value("ul_batch_rows_sum", stage) == 5
     assert value("ul_step_duration_seconds_count", {**stage, "bucket": "8"}) == 1
     assert value("ul_nonfinite_rows_total", stage) == 1
-    assert value("ul_queue_wait_seconds_sum", {**stage, "priority": "normal"}) == 0.5
-    assert value("ul_queue_depth", {**stage, "priority": "normal"}) == 4
+    assert value("ul_queue_wait_seconds_sum", {**stage, "priority": "high"}) == 0.5
+    assert value("ul_queue_depth", {**stage, "priority": "high"}) == 4
+    assert value("ul_queue_depth", {**stage, "priority": "normal"}) == 0
+    assert value("ul_drain_seconds") == 1.5
     assert value("ul_inflight_rows", stage) == 7
 
 

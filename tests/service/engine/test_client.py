@@ -24,11 +24,11 @@ from unified_latents.service.engine.messages import (
     Progress,
     Ready,
     Result,
-    Tick,
     Trajectory,
 )
 from unified_latents.service.engine.seam import Death, Engine, EngineError, NotReadyError, result
 from unified_latents.service.engine.spawn import EngineOptions
+from unified_latents.service.engine.telemetry import Tick
 
 HOW = Trajectory(3, "ancestral")
 FOREVER = Trajectory(1000, "ancestral")

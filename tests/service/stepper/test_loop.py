@@ -26,9 +26,9 @@ from unified_latents.service.engine.messages import (
     Progress,
     Request,
     Result,
-    Tick,
     Trajectory,
 )
+from unified_latents.service.engine.telemetry import Tick
 from unified_latents.service.stepper import passes
 from unified_latents.service.stepper.catalogue import Model, load
 from unified_latents.service.stepper.loop import Loop
@@ -206,8 +206,9 @@ def test_waiting_is_measured_once_a_request(model: Model) -> None:
     loop.tick()
     tick = sent[-2]
     assert isinstance(tick, Tick)
-    assert tick.waited == (3.0,)
-    assert (tick.inflight["base"], tick.queued["base"]) == (2, 1)
+    assert tick.waited == {"normal": (3.0,)}
+    assert tick.inflight["base"] == 2
+    assert tick.queued["base"] == {"high": 0, "normal": 1, "low": 0}
 
 
 def test_a_row_that_is_not_finite_fails_alone(model: Model) -> None:

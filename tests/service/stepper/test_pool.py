@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unified_latents.service.engine.messages import StageName
+from unified_latents.service.engine.telemetry import StageName
 from unified_latents.service.stepper.pool import Group, Pool
 
 

@@ -1,0 +1,47 @@
+"""What an engine says of its own work: passes, what they cost, and what lies ahead of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+StageName = Literal["base", "decode", "encode", "rate"]
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+"""From the first served to the last."""
+
+
+class Tick(msgspec.Struct, tag="tick", frozen=True):
+    """One forward pass: what it was, and what is left after it."""
+
+    stage: StageName
+    samples: int
+    conditional_rows: int
+    unconditional_rows: int
+    seconds: float
+    waited: dict[Priority, tuple[float, ...]]
+    """Seconds from arrival to first step, of each request that took its first step here."""
+    nonfinite: int
+    inflight: dict[StageName, int]
+    """Samples that still have steps to go after this pass, by stage."""
+    queued: dict[StageName, dict[Priority, int]]
+    """Those of them whose request has not had its first step."""
+    drain: float = 0.0
+    """Forecast of the seconds until all that the engine has now is done."""
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Seconds of one pass of up to `bucket` rows."""
+
+    model: str
+    strict: bool
+    stage: StageName
+    bucket: int
+    seconds: float
+
+
+class Costs(msgspec.Struct, tag="costs", frozen=True):
+    """All that the engine has measured; sent when it is ready, and again as it learns."""
+
+    costs: tuple[Cost, ...]
