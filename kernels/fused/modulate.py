@@ -79,8 +79,9 @@ def modulate_backward_kernel(
     s = 1.0 + _channels(scale, sample, scale_stride, width, WIDTH)
     sum_shift = tl.zeros([TILE, WIDTH], tl.float32)
     sum_scale = tl.zeros([TILE, WIDTH], tl.float32)
-    for start in range(first, tl.minimum(first + ROWS, length), TILE):
-        at, inside = _tile(start, length, width, TILE, WIDTH)
+    end = tl.minimum(first + ROWS, length)
+    for start in range(first, end, TILE):
+        at, inside = _tile(start, end, width, TILE, WIDTH)
         position = start + tl.arange(0, TILE)
         g = tl.load(grad + base + at, inside, 0.0).to(tl.float32)
         value = tl.load(x + base + at, inside, 0.0).to(tl.float32)
@@ -121,8 +122,9 @@ def gated_backward_kernel(
     base = sample * length * width
     weight = _channels(gate, sample, gate_stride, width, WIDTH)
     total = tl.zeros([TILE, WIDTH], tl.float32)
-    for start in range(first, tl.minimum(first + ROWS, length), TILE):
-        at, inside = _tile(start, length, width, TILE, WIDTH)
+    end = tl.minimum(first + ROWS, length)
+    for start in range(first, end, TILE):
+        at, inside = _tile(start, end, width, TILE, WIDTH)
         g = tl.load(grad + base + at, inside, 0.0).to(tl.float32)
         total += g * tl.load(y + base + at, inside, 0.0).to(tl.float32)
         tl.store(dy + base + at, (weight * g).to(dy.dtype.element_ty), inside)

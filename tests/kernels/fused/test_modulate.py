@@ -68,6 +68,20 @@ def test_mixed_precision_is_promoted_as_in_the_reference(compare: Compare) -> No
     assert compare(fused.modulate, reference.modulate, (x, gate, gate), y.dtype) == {}
 
 
+@pytest.mark.parametrize(
+    ("cut", "length"), [(fused.Shape(32, 16, 24, 4), 257), (fused.Shape(32, 256, 192, 4), 1000)]
+)
+def test_no_position_is_summed_twice(
+    compare: Compare, monkeypatch: pytest.MonkeyPatch, cut: fused.Shape, length: int
+) -> None:
+    """A program's last tile may reach into the next program's positions; it leaves them alone."""
+    monkeypatch.setattr(fused, "shape", lambda width: cut)
+    x, y = (draw(3, length, 32, seed=i) for i in range(2))
+    shift, scale = (draw(3, 32, seed=i) for i in (2, 3))
+    assert compare(fused.modulate, reference.modulate, (x, shift, scale), x.dtype) == {}
+    assert compare(fused.gated_residual, reference.gated_residual, (x, y, scale), x.dtype) == {}
+
+
 @pytest.mark.parametrize("name", ["modulate", "gated_residual"])
 def test_the_compiler_sees_through(name: str) -> None:
     """fullgraph=True and torch.export pass, and give the eager bytes and gradients."""
