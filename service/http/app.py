@@ -10,7 +10,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from unified_latents.service.engine.seam import Engine
-from unified_latents.service.http import about, decode, encode, generate, openapi, problems
+from unified_latents.service.http import about, decode, encode, generate, openapi, problems, replay
 from unified_latents.service.http.core import Service
 from unified_latents.service.http.middleware import BodyLimit, RequestContext
 from unified_latents.service.metrics import Metrics
@@ -43,7 +43,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     )
     app.state.service = Service(settings, engine, metrics)
     metrics.follow_step_age(lambda: engine.status.step_age)
-    for room in (generate, encode, decode, about):
+    for room in (generate, encode, decode, replay, about):
         app.include_router(room.router)
     problems.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body)

@@ -26,6 +26,8 @@ BINARY = "application/octet-stream"
 MAX_JSON = 64 * 1024
 """Bytes of a JSON body, a picture in it aside."""
 _MAX_FIELDS = 4
+_MAX_COLONS = 64
+"""Of a JSON body longer than that: as many fields as it can have. A receipt has half of them."""
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -55,6 +57,19 @@ async def read_json(request: Request, schema: type[B]) -> B:
     return parse_json(body, schema)
 
 
+async def read_files(request: Request, schema: type[B]) -> B:
+    """A JSON body with files in it as base64: long strings, but not many of them."""
+    content_type(request, JSON)
+    return _with_files(await request.body(), schema)
+
+
+def _with_files(body: bytes, schema: type[B]) -> B:
+    """A few large strings in a small object: without them the body is as short as others."""
+    if len(body) > MAX_JSON and body.count(b":") > _MAX_COLONS:
+        raise _too_long()
+    return parse_json(body, schema)
+
+
 def parse_json(body: bytes, schema: type[B]) -> B:
     """Strict: NaN, ±∞, unknown fields and wrong types are a 422."""
     try:
@@ -67,17 +82,10 @@ async def read_image(request: Request) -> bytes:
     """The bytes of a picture: raw, as the form field `image`, or base64 in JSON."""
     kind = content_type(request, *IMAGES, FORM, JSON)
     if kind == JSON:
-        return from_base64("image", _encode_body(await request.body()).image)
+        return from_base64("image", _with_files(await request.body(), EncodeBody).image)
     if kind == FORM:
         return await _form_image(request)
     return _present(await request.body())
-
-
-def _encode_body(body: bytes) -> EncodeBody:
-    """A large string in a small object: without its characters the body is as short as others."""
-    if len(body) > MAX_JSON and body.count(b":") > _MAX_FIELDS:
-        raise _too_long()
-    return parse_json(body, EncodeBody)
 
 
 def _too_long() -> Problem:
@@ -113,12 +121,12 @@ async def read_latent(request: Request) -> bytes:
 def from_base64(field: str, text: str) -> bytes:
     """Standard base64, nothing else in it."""
     try:
-        return _present(base64.b64decode(text, validate=True))
+        return _present(base64.b64decode(text, validate=True), field)
     except (binascii.Error, ValueError) as error:
         raise invalid(field, "is not base64") from error
 
 
-def _present(data: bytes) -> bytes:
+def _present(data: bytes, field: str = "image") -> bytes:
     if not data:
-        raise invalid("image", "is empty")
+        raise invalid(field, "is empty")
     return data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
 from typing import cast
 
@@ -18,7 +17,7 @@ from unified_latents.service.engine.messages import (
     Result,
 )
 from unified_latents.service.http import core
-from unified_latents.service.http.answers import Receipts, answer, latent_files
+from unified_latents.service.http.answers import Receipts, answer, headers, latent_files
 from unified_latents.service.http.images import FitReport, encode
 from unified_latents.service.http.latents import write
 from unified_latents.service.http.negotiation import JSON, LATENT, Choice, Format
@@ -38,9 +37,14 @@ def render(call: Call, ready: Ready, done: Result) -> Response:
     """The answer that an engine's result makes; a function of its arguments alone."""
     card = next(card for card in ready.models if card.name == call.message.model)
     message, choice = call.message, Choice(cast(Format, call.format), call.bare)
+    fit = FitReport.model_validate(call.fit) if call.fit else None
+    receipts = Receipts(ready, card, message, choice.format, call.source, fit.mode if fit else None)
     if isinstance(message, Encode):
-        return _encoded(call, message, card, done, bare=choice.bare)
-    return answer(Receipts(ready, card, message), _files(message, done, card, choice), choice)
+        if fit is None:
+            raise TypeError("a call to encode says how its picture was fitted")
+        return _encoded(receipts, fit, done, bare=choice.bare)
+    n = message.n if isinstance(message, Generate) and choice.format == "latents" else 1
+    return answer(receipts, _files(message, done, card, choice), choice, n)
 
 
 def _files(message: object, done: Result, card: ModelCard, choice: Choice) -> list[bytes]:
@@ -51,10 +55,12 @@ def _files(message: object, done: Result, card: ModelCard, choice: Choice) -> li
     return encode(done.images, choice.format)
 
 
-def _encoded(call: Call, message: Encode, card: ModelCard, done: Result, *, bare: bool) -> Response:
-    if done.latents is None or call.fit is None:
+def _encoded(receipts: Receipts, fit: FitReport, done: Result, *, bare: bool) -> Response:
+    card, message = receipts.card, receipts.request
+    if done.latents is None or not isinstance(message, Encode):
         raise TypeError("the engine's result holds no latent")
     file = write(done.latents, message.kind, card)
+    receipt = receipts.of(0, file)
     body = EncodeResponse(
         model=card.name,
         latent=base64.b64encode(file).decode(),
@@ -63,16 +69,17 @@ def _encoded(call: Call, message: Encode, card: ModelCard, done: Result, *, bare
         shape=[1, *card.latent_shape],
         latent_space=card.latent_space,
         seed=message.seed,
-        sha256=hashlib.sha256(file).hexdigest(),
-        fit=FitReport.model_validate(call.fit),
+        sha256=receipt.sha256,
+        fit=fit,
         bitrate=_report(done.bitrate, card, message.levels) if done.bitrate else None,
+        receipt=receipt,
     )
     if not bare:
         return Response(body.model_dump_json(), media_type=JSON)
-    headers = {"UL-Seed": str(body.seed), "UL-Fit": body.fit.model_dump_json(ensure_ascii=True)}
+    beside = headers(receipt) | {"UL-Fit": fit.model_dump_json(ensure_ascii=True)}
     if body.bitrate:
-        headers["UL-Bitrate"] = body.bitrate.model_dump_json()
-    return Response(file, media_type=LATENT, headers=headers)
+        beside["UL-Bitrate"] = body.bitrate.model_dump_json()
+    return Response(file, media_type=LATENT, headers=beside)
 
 
 def _report(bitrate: Bitrate, card: ModelCard, levels: int) -> BitrateReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -46,4 +47,5 @@ async def prepare(service: core.Service, query: EncodeQuery, data: bytes, accept
         kind="z_clean" if query.mode == "mean" else "z_0",
         levels=query.levels if query.bitrate else 0,
     )
-    return Call(message, choice.format, choice.bare, fitted.report.model_dump(mode="json"))
+    report, source = fitted.report.model_dump(mode="json"), hashlib.sha256(data).hexdigest()
+    return Call(message, choice.format, choice.bare, report, source)

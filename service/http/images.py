@@ -6,6 +6,7 @@ the model's size are those of training, and the answer says which were taken.
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import warnings
@@ -13,7 +14,8 @@ import zlib
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import __version__ as pillow_version
 from pydantic import BaseModel
 
 from unified_latents.service.engine.messages import Array, Preprocessing
@@ -61,6 +63,17 @@ class Fitted(BaseModel):
 
     pixels: bytes
     report: FitReport
+
+
+@functools.cache
+def codec() -> str:
+    """The libraries that read and write pictures, by version: a file's bytes are theirs too."""
+    parts = {
+        "zlib": features.version_feature("zlib_ng") or features.version_codec("zlib"),
+        "jpeg": features.version_feature("libjpeg_turbo") or features.version_codec("jpg"),
+        "webp": features.version_module("webp"),
+    }
+    return ", ".join([f"pillow {pillow_version}", *(f"{n} {v}" for n, v in parts.items())])
 
 
 def refuse_damage() -> None:

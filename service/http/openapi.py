@@ -21,6 +21,8 @@ from unified_latents.service.http.schemas import (
     EncodeResponse,
     GenerateRequest,
     ImagesResponse,
+    ReplayRequest,
+    ReplayResponse,
 )
 
 _REF = "#/components/schemas/"
@@ -29,6 +31,7 @@ _ERRORS = {
     "/generate": (400, 404, 406, 409, 413, 415, 422, 503),
     "/encode": (400, 404, 406, 413, 415, 422, 503),
     "/decode": (400, 404, 406, 409, 413, 415, 422, 503),
+    "/replay": (400, 406, 409, 413, 415, 422, 503),
     "/models": (503,),
     "/healthz": (503,),
     "/readyz": (503,),
@@ -60,6 +63,8 @@ def _schemas() -> dict[str, Any]:
         [
             (GenerateRequest, "validation"),
             (EncodeBody, "validation"),
+            (ReplayRequest, "validation"),
+            (ReplayResponse, "serialization"),
             (ImagesResponse, "serialization"),
             (EncodeResponse, "serialization"),
             (ProblemBody, "serialization"),
@@ -92,6 +97,8 @@ def _describe_bodies(paths: dict[str, Any]) -> None:
         {LATENT: _BYTES, BINARY: _BYTES},
         {"image/png": _BYTES, JSON: _json(ImagesResponse), **pictures},
     )
+
+    _describe(paths["/replay"]["post"], {JSON: _json(ReplayRequest)}, {JSON: _json(ReplayResponse)})
 
 
 def _describe(operation: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, Any]) -> None:

@@ -19,6 +19,10 @@ Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 ModelName = Annotated[str, Field(min_length=1, max_length=64)]
 Label = Annotated[StrictInt, Field(ge=0)] | Annotated[StrictStr, Field(max_length=200)] | None
 Level = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+Guidance = Annotated[float, Field(ge=0, le=100)]
+Index = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Operation = Literal["generate", "decode", "encode"]
 
 
 class Body(BaseModel):
@@ -56,8 +60,8 @@ class GenerateRequest(Body):
     seed: Seed | None = Field(None, description="Random if left out, and reported.")
     steps: StageSteps = Field(default_factory=StageSteps)
     sampler: StageSampler = Field(default_factory=StageSampler)
-    guidance: float | None = Field(
-        None, ge=0, le=100, description="w of uncond + w (cond − uncond); 1 is none."
+    guidance: Guidance | None = Field(
+        None, description="w of uncond + w (cond − uncond); 1 is none."
     )
     guidance_interval: tuple[Level, Level] | None = Field(
         None, description="Guide only where lo ≤ λ ≤ hi; null guides everywhere."
@@ -102,29 +106,68 @@ class DecodeQuery(Query):
 
     model: ModelName | None = None
     seed: Seed | None = None
-    sample: int = Field(0, ge=0, le=2**31 - 1)
+    sample: Index = 0
     steps: Steps | None = None
     sampler: SamplerName | None = None
     strict: bool = True
     format: Literal["png", "webp", "jpeg"] | None = None
 
 
-class Receipt(BaseModel):
-    """All that the bytes are a function of, and their digest."""
+class Receipt(Body):
+    """All that the bytes are a function of, and their digest: what `POST /replay` takes.
 
-    model: str
-    digest: str
+    `input_sha256` is that of the picture's file as it was sent, or of the float32 values of the
+    one latent that was decoded. `n` is more than one only where several latents share a file.
+    """
+
+    operation: Operation
+    model: ModelName
+    digest: Digest
     kernel_set: str
-    numerics: str
-    sampler: dict[str, str]
-    steps: dict[str, int]
-    seed: int
-    sample: int
-    guidance: float | None
-    guidance_interval: tuple[float, float] | None
-    label: int | None
+    numerics: str = Field(description="Equal ids of equal mode give equal bytes.")
+    codec: str = Field(description="The picture libraries, which decide a file's bytes too.")
+    format: Format
+    sampler: dict[Literal["base", "decode"], SamplerName]
+    steps: dict[Literal["base", "decode"], Steps]
+    seed: Seed
+    sample: Index
+    n: int = Field(1, ge=1)
+    guidance: Guidance | None = None
+    guidance_interval: tuple[Level, Level] | None = None
+    label: Index | None = None
+    kind: LatentKind | None = None
+    fit: Fit | None = None
+    input_sha256: Digest | None = None
     strict: bool
+    sha256: Digest
+
+
+class ReplayRequest(Body):
+    """A receipt to run again, and what it was made from."""
+
+    receipt: Receipt
+    input: str | None = Field(
+        None, description="Base64 of the picture (encode) or the latent's file (decode)."
+    )
+    tolerance: bool = Field(
+        False, description="Allow another numerics id: compare with `original` within a tolerance."
+    )
+    original: str | None = Field(None, description="Base64 of the file that the receipt is of.")
+
+
+class ReplayResponse(BaseModel):
+    """What came out. `match`: the same digest; `difference`: the largest, from `original`.
+
+    Differences of latents are in their own units, those of pictures in steps of 255.
+    """
+
+    match: bool
     sha256: str
+    difference: float | None = None
+    tolerance: float
+    receipt: Receipt
+    media_type: str
+    b64: str
 
 
 class Item(BaseModel):
@@ -171,6 +214,7 @@ class EncodeResponse(BaseModel):
     sha256: str
     fit: FitReport
     bitrate: BitrateReport | None
+    receipt: Receipt
 
 
 class ModelEntry(BaseModel):

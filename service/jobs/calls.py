@@ -22,6 +22,8 @@ class Call(msgspec.Struct, frozen=True):
     """Whether that travels without a JSON envelope."""
     fit: dict[str, Any] | None = None
     """What was done to a picture before it was encoded."""
+    source: str | None = None
+    """SHA-256 of that picture's file."""
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from unified_latents.service.engine.fake import fake_card
+from unified_latents.service.http.images import codec
 from unified_latents.service.http.negotiation import LATENT
 
 Ok = Callable[[Any], Any]
@@ -35,8 +36,10 @@ def test_generate_answers_json_with_receipts(client: TestClient, ok: Ok) -> None
         assert item["media_type"] == "image/png"
         assert Image.open(io.BytesIO(data)).size == (8, 8)
         assert item["receipt"] == {
-            "model": "fake", "digest": fake_card().digest, "kernel_set": "reference",
-            "numerics": "fake-strict", "sampler": {"base": "dpmpp-2m", "decode": "ddim"},
+            "operation": "generate", "codec": codec(), "format": "png", "n": 1, "kind": None,
+            "fit": None, "input_sha256": None, "model": "fake", "digest": fake_card().digest,
+            "kernel_set": "reference", "numerics": "fake-strict",
+            "sampler": {"base": "dpmpp-2m", "decode": "ddim"},
             "steps": {"base": 3, "decode": 4}, "seed": 5, "sample": item["sample"],
             "guidance": 2.0, "guidance_interval": [-5.0, 2.5], "label": 1, "strict": True,
             "sha256": hashlib.sha256(data).hexdigest(),
