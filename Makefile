@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.14 python3.13 python3.12 p
 UL_DATA ?= .data
 UL_RUNS ?= .runs
 
-.PHONY: help venv serve test lint format bench-train bench-sample train-demo lock clean
+.PHONY: help venv serve test lint format bench-train bench-sample bench-serve train-demo lock clean
 
 help:
 	@echo 'make serve         the service on http://127.0.0.1:$${PORT:-8000}'
@@ -24,6 +24,7 @@ help:
 	@echo 'make train-demo    train the Fashion-MNIST demo model from nothing, into $(UL_RUNS)'
 	@echo 'make bench-train   images a second and FLOP utilisation of a training step'
 	@echo 'make bench-sample  the sampler against a DiT, the service against the bare loop'
+	@echo 'make bench-serve  the service under load beside a lock, LitServe and Ray Serve'
 	@echo 'make lock          resolve the dependencies anew and write requirements.lock'
 	@echo 'make clean         remove $(VENV) and everything that tools cached'
 
@@ -60,6 +61,19 @@ bench-train: $(READY)
 bench-sample: $(READY)
 	$(BIN)/ul-serve bench
 
+# The rivals live apart, over our own libraries: their pins never reach the lock.
+RIVALS := .rivals
+$(RIVALS)/.ready: service/bench/serving/rivals.txt $(READY)
+	$(PYTHON) -m venv $(RIVALS)
+	$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c requirements.lock -r service/bench/serving/rivals.txt
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		> $$($(RIVALS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
+	@touch $@
+
+bench-serve: $(RIVALS)/.ready
+	$(BIN)/ul-serve bench-serve --rivals $(RIVALS)/bin/python
+
 # Two legs of stage 1: a low bitrate first, so that the latent forms, then a higher one.
 train-demo: $(READY)
 	$(BIN)/ul-train data fashion-mnist --out $(UL_DATA)/fashion-mnist
@@ -86,6 +100,6 @@ lock:
 	rm -rf .lock-venv
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	rm -rf $(VENV) $(RIVALS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
 		.hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from unified_latents.service.settings import Settings, parse_model
+from unified_latents.service.settings import SHIPPED, Settings, parse_model, usable_threads
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
@@ -67,6 +68,27 @@ def bench(
 
     name, folder = parse_model(model) if model else next(iter(Settings().served.items()))
     typer.echo(run(name, folder, rounds, steps))
+
+
+@cli.command("bench-serve")
+def bench_serve(
+    rivals: Annotated[
+        Path, typer.Option(help="The Python that has service/bench/serving/rivals.txt.")
+    ],
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of every contender.")] = 2,
+    requests: Annotated[int, typer.Option(min=16, help="Requests of each load.")] = 48,
+    steps: Annotated[int, typer.Option(min=1, help="Steps where all requests are alike.")] = 20,
+    out: Annotated[Path | None, typer.Option(help="Where to write every row as JSON.")] = None,
+) -> None:
+    """Load the service beside a lock, LitServe and Ray Serve, on the same weights."""
+    from unified_latents.service.bench.serving import report
+    from unified_latents.service.bench.serving.contenders import Subject
+
+    subject = Subject(SHIPPED, report.SHIPPED_PICTURE, usable_threads(), rivals)
+    rows = report.run(subject, report.Plan(requests, steps, rounds), typer.echo)
+    typer.echo("\n".join(["", *report.ratios(rows)]))
+    if out is not None:
+        out.write_text(report.as_json(rows), encoding="utf-8")
 
 
 def main() -> None:
