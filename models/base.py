@@ -53,7 +53,11 @@ class BaseLosses:
 
 
 class BaseModel(nn.Module):
-    """(z_t [n, z, *grid], λ [n], label [n]) → v̂; label `config.classes` is the null class."""
+    """(z_t [n, z, *grid], λ [n], label [n]) → v̂; label `config.classes` is the null class.
+
+    What is known of the clip (`frames`) follows as further inputs on the latent grid: all that
+    `config.context` names, or none, which is the same as zeros.
+    """
 
     def __init__(self, config: BaseConfig) -> None:
         super().__init__()
@@ -66,6 +70,9 @@ class BaseModel(nn.Module):
         self.level = LevelEmbedding(inner.width)
         self.label = nn.Embedding(config.classes + 1, inner.width)
         self.input = nn.Linear(channels, outer.width)
+        self.context = nn.ModuleList(
+            nn.Linear(known, outer.width, bias=False) for known in config.context
+        )
         self.outer_positions = Positions(grid, outer.width, outer.head_dim)
         self.inner_positions = Positions(self.inner_grid, inner.width, inner.head_dim)
         self.before = Transformer(outer, outer.depth // 2, inner.width)
@@ -81,9 +88,12 @@ class BaseModel(nn.Module):
         z_t: Float[Tensor, "n z *g"],
         log_snr: Float[Tensor, " n"],
         label: Int[Tensor, " n"],
+        *context: Float[Tensor, "n k *g"],
     ) -> Float[Tensor, "n z *g"]:
         c = F.silu(self.level(log_snr) + self.label(label))
         h = self.input(to_tokens(z_t)) + self.outer_positions()
+        for layer, known in zip(self.context, context, strict=bool(context)):
+            h = h + layer(to_tokens(known))
         h = skip = self.before(h, c, self.outer_positions.angles)
         h = to_tokens(patchify(to_grid(h, self.grid), self.config.stride))
         h = self.merge(h) + self.inner_positions()
@@ -94,12 +104,16 @@ class BaseModel(nn.Module):
         return to_grid(self.output(h, c), self.grid)
 
     def losses(
-        self, z_clean: Float[Tensor, "n z *g"], label: Int[Tensor, " n"], draws: BaseDraws
+        self,
+        z_clean: Float[Tensor, "n z *g"],
+        label: Int[Tensor, " n"],
+        draws: BaseDraws,
+        *context: Float[Tensor, "n k *g"],
     ) -> BaseLosses:
         """The weighted loss that trains it, and the unweighted bound, at one level a row."""
         schedule = self.config.schedule
         log_snr = schedule.log_snr(draws.t)
-        v_hat = self(diffuse(z_clean, draws.eps, log_snr), log_snr, label)
+        v_hat = self(diffuse(z_clean, draws.eps, log_snr), log_snr, label, *context)
         v = velocity(z_clean, draws.eps, log_snr)
         return BaseLosses(
             weighted=sigmoid_weighted(v, v_hat, draws.t, schedule, self.config.bias),
@@ -112,19 +126,22 @@ def guided(
     label: Int[Tensor, " n"],
     guidance: float,
     interval: tuple[float, float] | None = None,
+    context: tuple[Tensor, ...] = (),
 ) -> Denoiser:
     """uncond + w (cond − uncond) where lo ≤ λ_t ≤ hi, the conditional prediction elsewhere.
 
-    Meant for rows that share one level, as in `sampling.trajectory`.
+    Unconditional is the null class with nothing known. Meant for rows that share one level, as in
+    `sampling.trajectory`.
     """
     low, high = interval or (-math.inf, math.inf)
     null = torch.full_like(label, base.config.classes)
 
     def denoise(z_t: Tensor, log_snr: Tensor) -> Tensor:
         if guidance == 1 or not low <= log_snr[0].item() <= high:
-            return base(z_t, log_snr, label)
+            return base(z_t, log_snr, label, *context)
         labels = torch.cat((label, null))
-        both = base(torch.cat((z_t, z_t)), torch.cat((log_snr, log_snr)), labels)
+        known = (torch.cat((part, torch.zeros_like(part))) for part in context)
+        both = base(torch.cat((z_t, z_t)), torch.cat((log_snr, log_snr)), labels, *known)
         conditional, unconditional = both.chunk(2)
         return guide(conditional, unconditional, torch.full_like(log_snr, guidance))
 

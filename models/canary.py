@@ -45,15 +45,16 @@ def record(unified: UnifiedLatents, base: BaseModel | None) -> dict[str, Tensor]
     picture = keys[Stage.LATENT].normal(1, config.image_shape).clamp(-1, 1)
     z_clean = unified.encoder(picture)
     outputs = {"z_clean": z_clean}
+    known = unified.contexts(picture)
     z_0 = unified.noise_latent(z_clean, keys[Stage.LATENT].normal(0, config.latent_shape))
     if base is not None:
         steps = plan(config.latent_schedule, STEPS, "dpmpp-2m", to_mean=False)
-        denoiser = guided(base, identity, guidance=2.0)
+        denoiser = guided(base, identity, guidance=2.0, context=known.base)
         z_0 = sample(denoiser, keys[Stage.BASE], config.latent_shape, steps, clip=False)
         outputs["z_0"] = z_0
     steps = plan(config.image_schedule, STEPS, "ancestral", to_mean=True)
     outputs["image"] = sample(
-        lambda x_t, log_snr: unified.decoder(x_t, log_snr, z_0),
+        lambda x_t, log_snr: unified.decoder(x_t, log_snr, z_0, *known.decoder),
         keys[Stage.DECODE],
         config.image_shape,
         steps,

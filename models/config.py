@@ -100,9 +100,13 @@ class UnifiedConfig:
     image_schedule: CosineSchedule
     loss_factor: float
     decoder_bias: float
+    known_frames: int = 0
+    """How many first frames of a clip the decoder and a base model may be shown."""
 
     def __post_init__(self) -> None:
         _require(len(self.size) in (2, 3), "size is (height, width) or (time, height, width)")
+        frames = self.size[0] if len(self.size) == 3 else 1
+        _require(0 <= self.known_frames < frames, f"known_frames must lie in 0 … {frames - 1}")
         for part, down in (("encoder", self.encoder), ("decoder", self.decoder)):
             _require(
                 all(s % d == 0 for s, d in zip(self.size, down.downsampling, strict=True)),
@@ -132,6 +136,16 @@ class UnifiedConfig:
         return (self.latent_channels, *self.grid)
 
     @property
+    def image_context(self) -> tuple[int, ...]:
+        """Channels of the decoder's context: the known frames and their mask."""
+        return (self.image_channels + 1,) if self.known_frames else ()
+
+    @property
+    def latent_context(self) -> tuple[int, ...]:
+        """Channels of a base model's context: the known frames' latent and a mark."""
+        return (self.latent_channels + 1,) if self.known_frames else ()
+
+    @property
     def lambda_0(self) -> float:
         """λ_z(0), the log-SNR of the encoder's fixed noise."""
         return self.latent_schedule.lambda_max
@@ -153,6 +167,8 @@ class BaseConfig:
     classes: int
     schedule: LinearSchedule
     bias: float
+    context: tuple[int, ...] = ()
+    """Channels of what it knows on the latent grid, beside z_t."""
 
     def __post_init__(self) -> None:
         _require(self.classes >= 1, "classes must be at least 1")

@@ -1,7 +1,8 @@
 """The decoder D: a U-ViT on patches that denoises images given the noisy latent z_0.
 
 z_0 enters twice: beside the patches at the input, and added to the tokens of the transformer,
-each time brought to that grid by nearest neighbour. The paper does not say how [C].
+each time brought to that grid by nearest neighbour. The paper does not say how [C]. What is known
+of the picture (`frames`) is added at the input; nothing known is the same as zeros.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from unified_latents.models.layers import (
     patchify,
     to_grid,
     to_tokens,
+    unbiased,
     unpatchify,
     upsample,
     zeroed,
@@ -70,10 +72,18 @@ class UpStage(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(x_t [n, c, *size], λ [n], z_0 [n, z, *grid]) → v̂ [n, c, *size]."""
+    """(x_t [n, c, *size], λ [n], z_0 [n, z, *grid]) → v̂ [n, c, *size].
+
+    `context` has the channels of each further input, on the picture's grid: all are given or none.
+    """
 
     def __init__(
-        self, config: DecoderConfig, image_channels: int, latent_channels: int, grid: Space
+        self,
+        config: DecoderConfig,
+        image_channels: int,
+        latent_channels: int,
+        grid: Space,
+        context: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.patch, self.grid = config.patch, grid
@@ -82,6 +92,10 @@ class Decoder(nn.Module):
         deeper = (*config.channels[1:], width)
         self.level = LevelEmbedding(width)
         self.stem = convolution(space, pixels + latent_channels, config.channels[0], 1)
+        self.context = nn.ModuleList(
+            unbiased(space, known * math.prod(config.patch), config.channels[0])
+            for known in context
+        )
         self.down = nn.ModuleList(
             DownStage(channels, outputs, config.blocks, stride, width)
             for channels, outputs, stride in zip(
@@ -103,10 +117,13 @@ class Decoder(nn.Module):
         x_t: Float[Tensor, "n c *s"],
         log_snr: Float[Tensor, " n"],
         z_0: Float[Tensor, "n z *g"],
+        *context: Float[Tensor, "n k *s"],
     ) -> Float[Tensor, "n c *s"]:
         c = F.silu(self.level(log_snr))
         patches = patchify(x_t, self.patch)
         h = self.stem(torch.cat((patches, upsample(z_0, tuple(patches.shape[2:]))), 1))
+        for layer, known in zip(self.context, context, strict=bool(context)):
+            h = h + layer(patchify(known, self.patch))
         skips = []
         for stage in self.down:
             skip, h = stage(h, c)

@@ -24,6 +24,11 @@ def convolution(space: int, inputs: int, outputs: int, kernel: int = 3) -> nn.Mo
     return _CONVOLUTIONS[space](inputs, outputs, kernel, padding=kernel // 2)
 
 
+def unbiased(space: int, inputs: int, outputs: int) -> nn.Module:
+    """A linear map of every cell's channels: zeros stay zeros."""
+    return _CONVOLUTIONS[space](inputs, outputs, 1, bias=False)
+
+
 def downsampling(inputs: int, outputs: int, stride: Space) -> nn.Module:
     """A convolution whose kernel is its stride: each output sees one patch."""
     return _CONVOLUTIONS[len(stride)](inputs, outputs, stride, stride)  # type: ignore[arg-type]

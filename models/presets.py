@@ -80,6 +80,33 @@ def fashion() -> UnifiedConfig:
     return small_32(image_channels=1, name="fashion")
 
 
+def sprites(image_channels: int = 1) -> UnifiedConfig:
+    """16 frames of 32×32 in 4×4×4×16 latents, downsampled 4×8×8 as the paper's; five are known.
+
+    The convolutions of the decoder see every frame, its transformer a quarter of them on 8×8.
+    """
+    return UnifiedConfig(
+        name="sprites",
+        image_channels=image_channels,
+        size=(16, 32, 32),
+        latent_channels=16,
+        encoder=EncoderConfig((32, 64), (1, 2), (2, 4, 4), (_HALF_3D,)),
+        prior=TransformerConfig(width=128, depth=3, head_dim=32),
+        decoder=DecoderConfig(
+            channels=(32,),
+            blocks=1,
+            patch=(1, 4, 4),
+            strides=((4, 1, 1),),
+            transformer=TransformerConfig(width=128, depth=3, head_dim=32),
+        ),
+        latent_schedule=_LATENT_SCHEDULE,
+        image_schedule=_IMAGE_SCHEDULE,
+        loss_factor=6.0,
+        decoder_bias=2.0,
+        known_frames=5,
+    )
+
+
 def small_base(unified: UnifiedConfig, classes: int) -> BaseConfig:
     """The base model for a small preset: [160, 192] channels, [6, 4] blocks."""
     return BaseConfig(
@@ -87,11 +114,17 @@ def small_base(unified: UnifiedConfig, classes: int) -> BaseConfig:
         latent_shape=unified.latent_shape,
         outer=TransformerConfig(width=160, depth=6, head_dim=32),
         inner=TransformerConfig(width=192, depth=4, head_dim=32),
-        stride=_HALF,
+        stride=_merged(unified),
         classes=classes,
         schedule=unified.latent_schedule,
         bias=0.0,
+        context=unified.latent_context,
     )
+
+
+def _merged(unified: UnifiedConfig) -> tuple[int, ...]:
+    """Neighbouring cells are merged in space, never in time."""
+    return (*[1] * (len(unified.grid) - 2), *_HALF)
 
 
 def _paper_schedule(side: int) -> CosineSchedule:
@@ -146,6 +179,7 @@ def kinetics_600() -> UnifiedConfig:
         image_schedule=_paper_schedule(128),
         loss_factor=1.5,
         decoder_bias=_paper_bias(128),
+        known_frames=5,
     )
 
 
@@ -167,19 +201,18 @@ def _two_stage(
     depths: tuple[int, int],
     dropout: float = 0.0,
 ) -> BaseConfig:
-    """Neighbouring cells are merged in space, never in time."""
     outer, inner = (
         TransformerConfig(width, depth, dropout=dropout)
         for width, depth in zip(widths, depths, strict=True)
     )
-    stride = (*[1] * (len(unified.grid) - 2), *_HALF)
     return BaseConfig(
         name=unified.name + suffix,
         latent_shape=unified.latent_shape,
         outer=outer,
         inner=inner,
-        stride=stride,
+        stride=_merged(unified),
         classes=classes,
         schedule=unified.latent_schedule,
         bias=0.0,
+        context=unified.latent_context,
     )

@@ -14,16 +14,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unified_latents.models import frames
 from unified_latents.models.config import UnifiedConfig
 from unified_latents.models.decoder import Decoder
 from unified_latents.models.diffusion import (
     diffuse,
     elbo,
     kl_to_standard_normal,
+    per_sample,
     sigmoid_weighted,
     velocity,
 )
 from unified_latents.models.encoder import Encoder
+from unified_latents.models.frames import Contexts
 from unified_latents.models.prior import Prior
 from unified_latents.models.schedule import LinearSchedule
 
@@ -57,6 +60,8 @@ class Draws:
     eps_0: Float[Tensor, "n z *g"]
     """The noise that makes z_0, never the prior's own."""
     eps_x: Float[Tensor, "n c *s"]
+    shown: Float[Tensor, " n"]
+    """1 where the decoder sees the known frames, if the model has such, 0 elsewhere."""
 
     @classmethod
     def sample(cls, config: UnifiedConfig, n: int, generator: torch.Generator) -> Draws:
@@ -68,6 +73,7 @@ class Draws:
             eps_z=torch.randn(latent, generator=generator),
             eps_0=torch.randn(latent, generator=generator),
             eps_x=torch.randn(image, generator=generator),
+            shown=torch.randint(2, (n,), generator=generator).float(),
         )
 
 
@@ -99,7 +105,11 @@ class UnifiedLatents(nn.Module):
         self.encoder = Encoder(config.encoder, config.image_channels, config.latent_channels)
         self.prior = Prior(config.prior, config.latent_channels, config.grid)
         self.decoder = Decoder(
-            config.decoder, config.image_channels, config.latent_channels, config.decoder_grid
+            config.decoder,
+            config.image_channels,
+            config.latent_channels,
+            config.decoder_grid,
+            config.image_context,
         )
 
     def noise_latent(
@@ -107,6 +117,21 @@ class UnifiedLatents(nn.Module):
     ) -> Float[Tensor, "n z *g"]:
         """z_0 = α_z(0) z_clean + σ_z(0) ε."""
         return diffuse(z_clean, eps, z_clean.new_full((len(z_clean),), self.config.lambda_0))
+
+    def contexts(self, clip: Float[Tensor, "n c *s"]) -> Contexts:
+        """What both networks are shown of the first `known_frames` of `clip`; more are not read.
+
+        Nothing of a picture.
+        """
+        known = clip[:, :, : self.config.known_frames]
+        held = (frames.held(known, self.config.size[0]) for _ in self.config.latent_context)
+        base = tuple(frames.marked(self.encoder(still)) for still in held)
+        return Contexts(base, self.decoder_context(clip))
+
+    def decoder_context(self, clip: Float[Tensor, "n c *s"]) -> tuple[Tensor, ...]:
+        """The decoder's part of `contexts`, for which nothing is encoded."""
+        known = clip[:, :, : self.config.known_frames]
+        return tuple(frames.shown(known, self.config.size[0]) for _ in self.config.image_context)
 
     def losses(
         self, x: Float[Tensor, "n c *s"], draws: Draws, encoder_weight: float | Tensor = 1.0
@@ -123,7 +148,8 @@ class UnifiedLatents(nn.Module):
         latent = latent_bound(self.prior, config.latent_schedule, charged, draws.t_z, draws.eps_z)
         z_0 = self.noise_latent(z_clean, draws.eps_0)
         log_snr = config.image_schedule.log_snr(draws.t_x)
-        v_hat = self.decoder(diffuse(x, draws.eps_x, log_snr), log_snr, z_0)
+        shown = (per_sample(draws.shown, x) * part for part in self.decoder_context(x))
+        v_hat = self.decoder(diffuse(x, draws.eps_x, log_snr), log_snr, z_0, *shown)
         image = sigmoid_weighted(
             velocity(x, draws.eps_x, log_snr),
             v_hat,

@@ -17,6 +17,7 @@ from unified_latents.models.manifest import CheckpointError
 from unified_latents.training import bench as benchmark
 from unified_latents.training import recipes, runner
 from unified_latents.training.data.card import DataCard, DataError, Fit, read_card
+from unified_latents.training.data.moving_sprites import Scene, prepare_moving_sprites
 from unified_latents.training.data.sets import load, prepare_fashion_mnist, prepare_folder
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.evaluation import classifier as classifiers
@@ -36,6 +37,9 @@ app.add_typer(data_app, name="data")
 app.command()(evaluate)
 
 Out = Annotated[Path, typer.Option(help="The run's folder; a run that is there goes on.")]
+IdxFolder = Annotated[
+    Path | None, typer.Option(help="A folder with the four idx files, gzipped or not.")
+]
 DataOut = Annotated[Path, typer.Option(help="Where the prepared set goes.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images a step, instead of the recipe's.")]
 Seed = Annotated[int | None, typer.Option(help="Instead of the recipe's.")]
@@ -177,12 +181,26 @@ def presets() -> None:
 @data_app.command("fashion-mnist")
 def data_fashion_mnist(
     out: DataOut,
-    source: Annotated[
-        Path | None, typer.Option(help="A folder with the four idx files, gzipped or not.")
-    ] = None,
+    source: IdxFolder = None,
 ) -> None:
     """Fashion-MNIST, padded to 32×32."""
     _tell(prepare_fashion_mnist(out, source), out)
+
+
+@data_app.command("moving-sprites")
+def data_moving_sprites(
+    out: DataOut,
+    size: Annotated[int, typer.Option(help="Side of the square frames, in pixels.")] = 32,
+    frames: Annotated[int, typer.Option(help="Of a clip.")] = 16,
+    sprites: Annotated[int, typer.Option(help="At most, in a clip; 1 … 3.")] = 2,
+    train: Annotated[int, typer.Option(help="Clips to train on.")] = 20_000,
+    test: Annotated[int, typer.Option(help="Clips to test on.")] = 1_000,
+    seed: Annotated[int, typer.Option(help="Clips are a function of it.")] = 0,
+    source: IdxFolder = None,
+) -> None:
+    """Clips of Fashion-MNIST sprites that bounce about."""
+    scene = Scene(size, frames, sprites)
+    _tell(prepare_moving_sprites(out, scene, (train, test), seed, source), out)
 
 
 @data_app.command("folder")

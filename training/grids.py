@@ -24,6 +24,11 @@ def tile(pictures: UInt8[Tensor, "n c h w"], columns: int) -> UInt8[Tensor, "H W
     return placed.reshape(rows * height, columns * width, channels)
 
 
+def stills(pictures: UInt8[Tensor, "n c *s"]) -> UInt8[Tensor, "m c h w"]:
+    """Pictures as they are, clips as their frames, one after another."""
+    return pictures.movedim(1, -3).flatten(0, -4)
+
+
 def write(path: Path, pictures: UInt8[Tensor, "n c h w"], columns: int) -> None:
     """A PNG of the tiled pictures, small ones enlarged by a whole factor."""
     tiled = tile(pictures, columns)

@@ -65,8 +65,11 @@ class Trainer:
 
 
 def lay_out(module: nn.Module) -> None:
-    """Channels last, in place, where a weight is a picture's convolution: 3 to 6 % less a step."""
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Channels last, in place, where a weight is a convolution's: 3 to 6 % less a step."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for weight in module.parameters():
+        if layout := layouts.get(weight.ndim):
+            weight.data = weight.data.contiguous(memory_format=layout)
 
 
 def prepare(accelerator: Accelerator, task: Task, training: Training) -> Trainer:

@@ -19,6 +19,7 @@ from torch import Tensor
 from unified_latents.models import sampling
 from unified_latents.models.base import BaseModel, guided
 from unified_latents.models.bitrate import bitrate
+from unified_latents.models.frames import NOTHING, Contexts
 from unified_latents.models.manifest import Defaults
 from unified_latents.models.pixels import from_unit, to_unit
 from unified_latents.models.sampling import NoiseKeys, Stage
@@ -60,13 +61,14 @@ def decode(
     z_0: Float[Tensor, "n z *g"],
     index: Int[Tensor, " n"],
     settings: Settings,
+    context: tuple[Tensor, ...] = (),
 ) -> Float[Tensor, "n c *s"]:
     """One draw of the decoder for each latent, in [−1, 1]."""
     config, how = unified.config, settings.sampling
     plan = sampling.plan(config.image_schedule, how.decode_steps, how.decode_sampler, to_mean=True)
 
     def denoise(x_t: Tensor, log_snr: Tensor) -> Tensor:
-        v_hat: Tensor = unified.decoder(x_t, log_snr, z_0)
+        v_hat: Tensor = unified.decoder(x_t, log_snr, z_0, *context)
         return v_hat
 
     keys = settings.keys(index, Stage.DECODE)
@@ -105,11 +107,13 @@ def generated(
     label: Int[Tensor, " n"],
     index: Int[Tensor, " n"],
     settings: Settings,
+    known: Contexts = NOTHING,
 ) -> dict[str, Tensor]:
     """Samples number `index` of the seed for the labels: `picture` uint8 [n, c, …], `label`."""
     config, how = unified.config, settings.sampling
     plan = sampling.plan(config.latent_schedule, how.base_steps, how.base_sampler, to_mean=False)
-    denoiser = guided(base, label, how.guidance, how.guidance_interval)
+    denoiser = guided(base, label, how.guidance, how.guidance_interval, known.base)
     keys = settings.keys(index, Stage.BASE)
     z_0 = sampling.sample(denoiser, keys, config.latent_shape, plan, clip=False)
-    return {"picture": from_unit(decode(unified, z_0, index, settings)), "label": label}
+    drawn = decode(unified, z_0, index, settings, known.decoder)
+    return {"picture": from_unit(drawn), "label": label}

@@ -19,6 +19,7 @@ from unified_latents.training.errors import TrainingError
 
 Precision = Literal["no", "bf16"]
 _PLAIN, _GUIDED = Defaults(), Defaults(base_steps=25, guidance=1.5)
+_CLIPS = Defaults(base_steps=25, decode_steps=25)
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class Stage2Recipe:
     training: Training
     label_dropout: float = 0.1
     """How often a label is replaced by the null class, for guidance."""
+    context_dropout: float = 0.2
+    """How often the known frames of a clip are forgotten, so that none need be known."""
     defaults: Defaults = _GUIDED
 
 
@@ -136,6 +139,13 @@ def small_64(card: DataCard) -> Stage1Recipe:
     return _stage1("small_64", model, Training(steps=50_000, batch=32), card)
 
 
+def moving_sprites(card: DataCard) -> Stage1Recipe:
+    """The video demo: clips of 16 frames at 32x32, on one CPU thread."""
+    training = Training(steps=3_000, batch=8, log_every=50, grid_every=500)
+    recipe = _stage1("moving_sprites", presets.sprites(card.channels), training, card)
+    return replace(recipe, encoder_warmup=EncoderWarmup(150, 800), defaults=_CLIPS)
+
+
 def fashion_base(card: DataCard, unified: UnifiedConfig) -> Stage2Recipe:
     """The demo's base model."""
     return _stage2("fashion", Training(steps=4_000, batch=64), card, unified)
@@ -146,14 +156,22 @@ def small_base(card: DataCard, unified: UnifiedConfig) -> Stage2Recipe:
     return _stage2("small", Training(steps=20_000, batch=128), card, unified)
 
 
+def moving_sprites_base(card: DataCard, unified: UnifiedConfig) -> Stage2Recipe:
+    """The video demo's base model."""
+    training = Training(steps=4_000, batch=32, log_every=50, grid_every=500)
+    return replace(_stage2("moving_sprites", training, card, unified), defaults=_CLIPS)
+
+
 STAGE1: dict[str, Callable[[DataCard], Stage1Recipe]] = {
     "fashion": fashion,
     "small_32": small_32,
     "small_64": small_64,
+    "moving_sprites": moving_sprites,
 }
 STAGE2: dict[str, Callable[[DataCard, UnifiedConfig], Stage2Recipe]] = {
     "fashion": fashion_base,
     "small": small_base,
+    "moving_sprites": moving_sprites_base,
 }
 
 
@@ -170,12 +188,14 @@ def _stage2(name: str, training: Training, card: DataCard, unified: UnifiedConfi
 
 def check_images(model: UnifiedConfig, card: DataCard) -> None:
     """`TrainingError` unless the set's images are what the model takes."""
-    have, want = (card.channels, *card.image_size), model.image_shape
+    have, want = (card.channels, *card.size), model.image_shape
     if have != want:
+        kind = "images of (channels, height, width)"
+        if len(model.size) == 3:
+            kind = "clips of (channels, frames, height, width)"
         raise TrainingError(
-            f"{model.name} takes images of (channels, height, width) {want}, but the set "
-            f"{card.name!r} has {have}: prepare it at {want[-1]} pixels with "
-            f"`ul-train data folder PATH --size {want[-1]}`, or choose another recipe"
+            f"{model.name} takes {kind} {want}, but the set {card.name!r} has {have}: prepare it "
+            f"in that size with `ul-train data …`, or choose another recipe"
         )
 
 

@@ -35,7 +35,10 @@ from unified_latents.training.order import generator, indices
 from unified_latents.training.recipes import EncoderWarmup, Stage1Recipe
 
 _GRID_COLUMNS = 8
+_SHOWN_CLIPS = 4
 _HELD_OUT = 512
+_HELD_OUT_PIXELS = 2**21
+"""At most, in all: a clip is as large as many pictures."""
 
 
 class Inputs(NamedTuple):
@@ -48,7 +51,7 @@ class Inputs(NamedTuple):
 
 
 def bits_per_pixel(config: UnifiedConfig, nats: Tensor) -> Tensor:
-    """Nats an image → bits a pixel of the H×W grid."""
+    """Nats an image → bits a pixel of the H×W grid; of a clip, of every frame."""
     return nats / (math.prod(config.size) * math.log(2))
 
 
@@ -150,23 +153,28 @@ class Stage1:
 
     @cached_property
     def _shown(self) -> Tensor:
-        count = min(2 * _GRID_COLUMNS, len(self.data.test))
+        most = 2 * _GRID_COLUMNS if self.data.card.frames is None else _SHOWN_CLIPS
+        count = min(most, len(self.data.test))
         whole_rows = count - count % _GRID_COLUMNS or count
         return self.data.test.batch(range(whole_rows)).image
 
     def grid(self, average: Objective, path: Path) -> None:
-        """Rows of test images, each over its reconstructions."""
+        """Rows of test images, or frames of a clip, each over its reconstructions."""
         real = self._shown.to(next(average.parameters()).device)
         index = torch.arange(len(real), device=real.device)
         settings = Settings(self.recipe.defaults, levels=1)
         made = measure.images(average.model, real, index, self.recipe.model.size, settings)
-        rows = zip(real.split(_GRID_COLUMNS), made["picture"].split(_GRID_COLUMNS), strict=True)
-        grids.write(path, torch.cat([part for row in rows for part in row]), _GRID_COLUMNS)
+        columns = self.data.card.frames or _GRID_COLUMNS
+        both = (grids.stills(pictures).split(columns) for pictures in (real, made["picture"]))
+        grids.write(
+            path, torch.cat([part for row in zip(*both, strict=True) for part in row]), columns
+        )
 
     @torch.no_grad()
     def held_out(self, average: Objective) -> dict[str, float]:
         """The bound on a part of the test split, always at the same levels and noise."""
-        few = range(min(_HELD_OUT, len(self.data.test)))
+        most = max(1, _HELD_OUT_PIXELS // math.prod(self.recipe.model.size))
+        few = range(min(_HELD_OUT, most, len(self.data.test)))
         image = self.data.test.batch(few).image
         draws = Draws.sample(self.recipe.model, len(image), generator("held-out"))
         device = next(average.parameters()).device

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from unified_latents.models import checkpoint
 from unified_latents.models.base import BaseDraws, BaseModel
 from unified_latents.models.config import BaseConfig
-from unified_latents.models.diffusion import kl_to_standard_normal
+from unified_latents.models.diffusion import kl_to_standard_normal, per_sample
+from unified_latents.models.pixels import to_unit
 from unified_latents.training import grids, measure
 from unified_latents.training.cards import checkpoint_card
 from unified_latents.training.data.sets import DataSet
@@ -33,12 +34,14 @@ from unified_latents.training.recipes import Stage2Recipe
 
 _HELD_OUT = 2048
 _SHOWN_CLASSES, _A_CLASS = 10, 4
+_SHOWN_CLIPS = 4
 
 
 class Inputs(NamedTuple):
     z_clean: Tensor
     label: Tensor
     draws: dict[str, Tensor]
+    context: tuple[Tensor, ...]
 
 
 class Objective(nn.Module):
@@ -52,7 +55,8 @@ class Objective(nn.Module):
         self.model, self.pixels = model, pixels
 
     def forward(self, inputs: Inputs) -> Terms:
-        losses = self.model.losses(inputs.z_clean, inputs.label, BaseDraws(**inputs.draws))
+        draws = BaseDraws(**inputs.draws)
+        losses = self.model.losses(inputs.z_clean, inputs.label, draws, *inputs.context)
         config = self.model.config
         loss = losses.weighted.mean() / math.prod(config.latent_shape)
         kl_1 = kl_to_standard_normal(inputs.z_clean, config.schedule.lambda_min)
@@ -64,6 +68,16 @@ def drop_labels(label: Tensor, null: int, rate: float, noise: torch.Generator) -
     """Each label replaced by the null class with probability `rate`."""
     dropped = torch.rand(len(label), generator=noise) < rate
     return torch.where(dropped, null, label)
+
+
+def drop_context(
+    context: tuple[Tensor, ...], rate: float, noise: torch.Generator
+) -> tuple[Tensor, ...]:
+    """Each row's known frames forgotten, which is zeros, with probability `rate`."""
+    return tuple(
+        per_sample((torch.rand(len(part), generator=noise) >= rate).float(), part) * part
+        for part in context
+    )
 
 
 @dataclass(frozen=True)
@@ -139,18 +153,21 @@ class Stage2:
         label = drop_labels(
             self.train.label[chosen], model.classes, self.recipe.label_dropout, noise
         )
-        return Inputs(self.train.z_clean[chosen], label, vars(draws))
+        known = tuple(part[chosen] for part in self.train.context)
+        context = drop_context(known, self.recipe.context_dropout, noise)
+        return Inputs(self.train.z_clean[chosen], label, vars(draws), context)
 
     @torch.no_grad()
     def held_out(self, average: Objective) -> dict[str, float]:
-        """Loss and bound on a part of the test split, given the true labels.
+        """Loss and bound on a part of the test split, given the true labels and known frames.
 
         Always at the same levels and noise.
         """
         z_clean, label = self.test.z_clean[:_HELD_OUT], self.test.label[:_HELD_OUT]
         draws = BaseDraws.sample(self.recipe.model, len(z_clean), generator("held-out"))
         device = next(average.parameters()).device
-        inputs = send_to_device(Inputs(z_clean, label, vars(draws)), device)
+        context = tuple(part[:_HELD_OUT] for part in self.test.context)
+        inputs = send_to_device(Inputs(z_clean, label, vars(draws), context), device)
         terms: Terms = average(inputs)
         return {f"test_{name}": float(value) for name, value in terms.figures.items()}
 
@@ -160,7 +177,15 @@ class Stage2:
         return shown.repeat_interleave(_A_CLASS)
 
     def grid(self, average: Objective, path: Path) -> None:
-        """Samples through the decoder, one column a class, by the checkpoint's defaults."""
+        """Samples through the decoder, by the checkpoint's defaults.
+
+        Of pictures one column a class; of clips, the real one over two that go on from its known
+        frames.
+        """
+        draw = self._pictures if self.data.card.frames is None else self._clips
+        draw(average, path)
+
+    def _pictures(self, average: Objective, path: Path) -> None:
         label = self._labels.to(next(average.parameters()).device)
         unified = self.start.unified.to(label.device)
         index = torch.arange(len(label), device=label.device)
@@ -169,6 +194,20 @@ class Stage2:
         )
         by_row = made["picture"].unflatten(0, (-1, _A_CLASS)).transpose(0, 1).flatten(0, 1)
         grids.write(path, by_row, columns=len(label) // _A_CLASS)
+
+    def _clips(self, average: Objective, path: Path) -> None:
+        device = next(average.parameters()).device
+        unified = self.start.unified.to(device)
+        shown = self.data.test.batch(range(min(_SHOWN_CLIPS, len(self.data.test))))
+        real = shown.image.to(device).repeat_interleave(2, 0)
+        label = shown.label.to(device).repeat_interleave(2, 0)
+        index = torch.arange(len(real), device=device)
+        with torch.no_grad():
+            known = unified.contexts(to_unit(real))
+        settings = Settings(self.recipe.defaults)
+        made = measure.generated(unified, average.model, label, index, settings, known)["picture"]
+        rows = torch.stack((real[::2], made[::2], made[1::2]), 1).flatten(0, 1)
+        grids.write(path, grids.stills(rows), columns=rows.shape[2])
 
     def save(self, average: Objective, folder: Path, figures: dict[str, float]) -> None:
         """Stage 1's networks as they were, and the averaged base model."""
@@ -194,4 +233,11 @@ def _fill(model: BaseModel, init: Path) -> str:
 
 
 def _shape(config: BaseConfig) -> tuple[Any, ...]:
-    return (config.latent_shape, config.outer, config.inner, config.stride, config.classes)
+    return (
+        config.latent_shape,
+        config.outer,
+        config.inner,
+        config.stride,
+        config.classes,
+        config.context,
+    )

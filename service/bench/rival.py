@@ -37,7 +37,7 @@ class Rival(BaseModel):
             num_embeds_ada_norm=config.classes,
         )
 
-    def forward(self, z_t: Tensor, log_snr: Tensor, label: Tensor) -> Tensor:
+    def forward(self, z_t: Tensor, log_snr: Tensor, label: Tensor, *context: Tensor) -> Tensor:
         v_hat: Tensor = self.network(z_t, log_snr, label, return_dict=False)[0]
         return v_hat
 

@@ -20,6 +20,7 @@ from unified_latents.models.presets import (
     small_32,
     small_64,
     small_base,
+    sprites,
 )
 from unified_latents.models.unified import UnifiedLatents
 
@@ -126,16 +127,19 @@ def test_the_papers_prior_by_hand(paper: UnifiedConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "channels", "taps", "cells"),
-    [(imagenet_512(), (128, 256, 512), 9, 4), (kinetics_600(), (128, 256), 27, 8)],
+    ("config", "channels", "taps", "cells", "known"),
+    [(imagenet_512(), (128, 256, 512), 9, 4, 0), (kinetics_600(), (128, 256), 27, 8, 4)],
 )
 def test_the_papers_decoder_by_hand(
-    config: UnifiedConfig, channels: tuple[int, ...], taps: int, cells: int
+    config: UnifiedConfig, channels: tuple[int, ...], taps: int, cells: int, known: int
 ) -> None:
-    """Two blocks a stage on each way, `cells` to one on the way down, 8 blocks of 1024 between."""
+    """Two blocks a stage on each way, `cells` to one on the way down, 8 blocks of 1024 between.
+
+    `known` channels of known frames and their mask, in patches of four pixels, without a bias.
+    """
     with torch.device("meta"):
         found = count(UnifiedLatents(config).decoder)
-    want = convolution(12 + 32, 128, 1) + 2 * 128 + convolution(128, 12, taps)
+    want = convolution(12 + 32, 128, 1) + 4 * known * 128 + 2 * 128 + convolution(128, 12, taps)
     want += level(1024) + linear(32, 1024) + 8 * len(config.size) * 1024 + 8 * block(1024, 1024)
     for width, deeper in zip(channels, (*channels[1:], 1024), strict=True):
         want += 2 * modulated(width, width, taps) + convolution(width, deeper, cells)
@@ -163,6 +167,7 @@ def test_the_papers_base_by_hand(
     want = level(inner) + (classes + 1) * inner + 8 * len(paper.size) * (outer + inner)
     want += linear(32, outer) + linear(inner, 2 * outer) + linear(outer, 32)
     want += linear(4 * outer, inner) + linear(inner, 4 * outer) + linear(2 * outer, outer)
+    want += 33 * outer * (paper.known_frames > 0)
     want += depths[0] * block(outer, inner) + depths[1] * block(inner, inner)
     assert found == want
 
@@ -175,6 +180,12 @@ def test_the_papers_latents(paper: UnifiedConfig) -> None:
     assert paper.decoder.transformer.dropout == paper_base(paper, 10).inner.dropout == 0.1
     assert (paper.latent_schedule.lambda_min, paper.lambda_0) == (-10.0, 5.0)
     assert -3 <= paper.decoder_bias - 2 * math.log(512 / paper.size[-1]) <= 1
+
+
+def test_clips_know_five_frames() -> None:
+    assert sprites().known_frames == kinetics_600().known_frames == 5
+    assert sprites().latent_shape == (16, 4, 4, 4)
+    assert sprites().encoder.downsampling == kinetics_600().encoder.downsampling == (4, 8, 8)
 
 
 def test_the_paper_set_keeps_its_shapes(paper: UnifiedConfig) -> None:

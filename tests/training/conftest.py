@@ -73,6 +73,23 @@ def pictures_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared set of gray clips of four 16×16 frames, each brighter than the last."""
+    folder = tmp_path_factory.mktemp("clips")
+
+    def rows(count: int) -> Iterator[Row]:
+        for i in range(count):
+            levels = np.arange(4, dtype=np.uint8) * 40 + 10 * (i % 6)
+            yield Row(Image.fromarray(np.broadcast_to(levels.repeat(16)[:, None], (64, 16)) + 0), 0)
+
+    about = {"name": "dawn", "source": "this test", "licence": "CC0-1.0", "channels": 1}
+    shape = {"image_size": (16, 16), "content_size": (16, 16), "frames": 4}
+    rest = {"mode": "L", "background": 0, "fit": "pad", "labels": ("dawn",)}
+    write_set(folder, {"train": rows(14), "test": rows(6)}, **(about | shape | rest))
+    return folder
+
+
 @pytest.fixture
 def pictures(pictures_folder: Path) -> DataSet:
     return load(pictures_folder)

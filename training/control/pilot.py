@@ -78,10 +78,11 @@ class Pilot:
 
 @contextmanager
 def mixed_up(decoder: nn.Module) -> Iterator[None]:
-    """Every row of a batch is decoded with its neighbour's latent, the last of three arguments."""
+    """Every row of a batch is decoded with its neighbour's latent, the third argument."""
 
     def shuffle(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (*inputs[:-1], inputs[-1].roll(1, 0))
+        x_t, log_snr, z_0, *context = inputs
+        return (x_t, log_snr, z_0.roll(1, 0), *context)
 
     handle = decoder.register_forward_pre_hook(shuffle)
     try:

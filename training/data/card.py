@@ -2,7 +2,8 @@
 
 A prepared set is a folder: `train.parquet`, `test.parquet` (columns `image`, PNG bytes with the
 `datasets.Image` feature, and `label`, a `ClassLabel`) and `card.json`, which says what the
-pictures are, whose they are, and the SHA-256 of each file. The card is written last, so a folder
+pictures are, whose they are, and the SHA-256 of each file. A clip is one PNG with its frames from
+top to bottom. The card is written last, so a folder
 with a card is whole. The same pictures give the same bytes.
 """
 
@@ -57,6 +58,8 @@ class DataCard:
     sha256: dict[str, str]
     skipped: dict[str, str] = field(default_factory=dict)
     """Source files that could not be read: relative name → kind of error."""
+    frames: int | None = None
+    """Of every clip; None for a set of pictures."""
 
     def __post_init__(self) -> None:
         if self.channels != {"L": 1, "RGB": 3}.get(self.mode):
@@ -65,10 +68,28 @@ class DataCard:
             raise DataError(f"content {self.content_size} is larger than {self.image_size}")
         if not self.labels:
             raise DataError("a set needs at least one label")
+        if self.frames is not None and self.frames < 1:
+            raise DataError(f"a clip needs at least one frame, got {self.frames}")
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """(H, W), or (T, H, W) of a clip."""
+        return self.image_size if self.frames is None else (self.frames, *self.image_size)
+
+    @property
+    def content(self) -> tuple[int, ...]:
+        """`content_size`, with all frames of a clip."""
+        return self.content_size if self.frames is None else (self.frames, *self.content_size)
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """(H, W) of a stored PNG."""
+        height, width = self.image_size
+        return (self.frames or 1) * height, width
 
 
 class Row(NamedTuple):
-    """One picture of a split, already of its set's mode and size."""
+    """One picture of a split, or the frames of a clip from top to bottom, as they are stored."""
 
     image: pillow.Image
     label: int
@@ -137,7 +158,7 @@ def read_card(folder: Path) -> DataCard:
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     wanted = {entry.name for entry in fields(DataCard)}
-    found = set(raw) | {"skipped"} if isinstance(raw, dict) else set()
+    found = set(raw) | {"skipped", "frames"} if isinstance(raw, dict) else set()
     if found != wanted:
         raise DataError(f"{path}: fields missing or unknown: {sorted(found ^ wanted)}")
     tuples = {key: tuple(raw[key]) for key in ("image_size", "content_size", "labels")}

@@ -58,14 +58,19 @@ def prepare_fashion_mnist(
     Debian package). Without it, in this order: the installed package, the package downloaded
     and unpacked into a temporary folder (nothing is installed), a hub. `DataError` otherwise.
     """
+    return _write(out, find(source, digests))
+
+
+def find(source: Path | None = None, digests: Mapping[str, str] = SHA256) -> dict[str, Arrays]:
+    """Both splits, by the ways of `prepare_fashion_mnist`; `DataError` if none leads there."""
     if source is not None:
-        return _write(out, _read_folder(source, digests))
+        return _read_folder(source, digests)
     if (Path("/") / INSTALLED).is_dir():
-        return _write(out, _read_folder(Path("/") / INSTALLED, digests))
+        return _read_folder(Path("/") / INSTALLED, digests)
     failures = []
     for way in (_from_debian, _from_hub):
         try:
-            return _write(out, way(digests))
+            return way(digests)
         except DataError as error:
             failures.append(str(error))
     raise DataError(

@@ -43,12 +43,12 @@ KEEP = 2**30
 
 
 class Batch(NamedTuple):
-    image: UInt8[Tensor, "n c h w"]
+    image: UInt8[Tensor, "n c *s"]
     label: Int[Tensor, " n"]
 
 
 class Kept:
-    """Decoded pictures [n, H, W, c]; memory is taken as pictures arrive, not ahead of them."""
+    """Decoded pictures [n, *size, c]; memory is taken as pictures arrive, not ahead of them."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._pixels = np.empty(shape, np.uint8)
@@ -88,7 +88,7 @@ class Split:
         if index.size and not (index.min() >= 0 and index.max() < len(self)):
             raise IndexError(f"indices must lie in 0 … {len(self) - 1}")
         pixels = self.kept.get(index, self._decode) if self.kept else self._decode(index)
-        image = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        image = torch.from_numpy(pixels).movedim(-1, 1).contiguous()
         return Batch(image, self.labels[torch.from_numpy(index)])
 
     def _decode(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -98,13 +98,13 @@ class Split:
         return out
 
 
-def _picture_shape(card: DataCard) -> tuple[int, int, int]:
-    return (*card.image_size, card.channels)
+def _picture_shape(card: DataCard) -> tuple[int, ...]:
+    return (*card.size, card.channels)
 
 
 def _pixels(raw: bytes, card: DataCard) -> NDArray[np.uint8]:
     image = pillow.open(io.BytesIO(raw), formats=["PNG"])
-    height, width = card.image_size
+    height, width = card.stored_size
     if image.mode != card.mode or image.size != (width, height):
         raise DataError(
             f"a picture is {image.mode} {image.size}, the card of {card.name!r} says "

@@ -17,7 +17,7 @@ from unified_latents.models.config import BaseConfig, UnifiedConfig
 from unified_latents.models.unified import UnifiedLatents
 from unified_latents.training.flops import forward_flops
 
-_CLASSES = {"fashion": 10, "imagenet-512": 1000, "kinetics-600": 600}
+_CLASSES = {"fashion": 10, "sprites": 2, "imagenet-512": 1000, "kinetics-600": 600}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Size:
 
 def sizes() -> Iterator[Size]:
     """Every preset's networks."""
-    for unified in (presets.fashion(), presets.small_64(3)):
+    for unified in (presets.fashion(), presets.small_64(3), presets.sprites()):
         yield from unified_sizes(unified)
         yield base_size(presets.small_base(unified, _CLASSES.get(unified.name, 10)))
     for unified in (presets.imagenet_512(), presets.kinetics_600()):
@@ -44,15 +44,16 @@ def sizes() -> Iterator[Size]:
 
 
 def unified_sizes(config: UnifiedConfig) -> Iterator[Size]:
-    """Encoder, prior and decoder."""
+    """Encoder, prior and decoder, with what is known given."""
     with torch.device("meta"):
         model = UnifiedLatents(config).eval()
         x, log_snr = torch.empty(1, *config.image_shape), torch.empty(1)
         z = torch.empty(1, *config.latent_shape)
+        known = [torch.empty(1, channels, *config.size) for channels in config.image_context]
     passes: dict[str, Callable[[], object]] = {
         "encoder": lambda: model.encoder(x),
         "prior": lambda: model.prior(z, log_snr),
-        "decoder": lambda: model.decoder(x, log_snr, z),
+        "decoder": lambda: model.decoder(x, log_snr, z, *known),
     }
     for name, forward in passes.items():
         yield _size(config.name, name, model.get_submodule(name), forward, config.latent_shape)
@@ -64,7 +65,12 @@ def base_size(config: BaseConfig) -> Size:
         model = BaseModel(config).eval()
         z, log_snr = torch.empty(1, *config.latent_shape), torch.empty(1)
         label = torch.empty(1, dtype=torch.int64)
-    return _size(config.name, "base", model, lambda: model(z, log_snr, label), config.latent_shape)
+        known = [torch.empty(1, channels, *config.latent_shape[1:]) for channels in config.context]
+
+    def forward() -> object:
+        return model(z, log_snr, label, *known)
+
+    return _size(config.name, "base", model, forward, config.latent_shape)
 
 
 def _size(
