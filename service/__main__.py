@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from unified_latents.service.keys import SCOPES, KeyRing, create, load
 from unified_latents.service.settings import SHIPPED, Settings, parse_model, usable_threads
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 _OPEN_ADDRESS = (
     "{host} can be reached from other machines and there are no API keys: "
-    "set UL_ALLOW_ANONYMOUS=1 to allow that, or bind 127.0.0.1"
+    "make some with `ul-serve key`, set UL_ALLOW_ANONYMOUS=1 to do without, or bind 127.0.0.1"
 )
 
 
@@ -29,6 +30,17 @@ def settings_from(**said: Any) -> Settings:
     if not settings.allowed_address:
         raise typer.BadParameter(_OPEN_ADDRESS.format(host=settings.host))
     return settings
+
+
+def key_ring(settings: Settings) -> KeyRing:
+    """The API keys that the settings name; BadParameter where they cannot be read."""
+    try:
+        ring = load(settings.api_keys, settings.api_keys_file)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"API keys: {error}") from error
+    if settings.has_keys and not len(ring):
+        raise typer.BadParameter("API keys: there is no key in UL_API_KEYS or UL_API_KEYS_FILE")
+    return ring
 
 
 def _models(texts: list[str] | None) -> dict[str, str] | None:
@@ -51,8 +63,27 @@ def up(
     settings = settings_from(models=_models(model), port=port, host=host)
     from unified_latents.service.server import serve
 
-    if not serve(settings):
+    if not serve(settings, key_ring(settings)):
         raise typer.Exit(1)
+
+
+@cli.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Whose key: letters, digits, '-', '_', '.'.")],
+    scopes: Annotated[
+        str, typer.Option(help=f"Out of {','.join(SCOPES)}.", metavar="LIST")
+    ] = "generate,encode,decode,replay",
+    budget: Annotated[
+        int | None, typer.Option(help="Row-steps a minute; without it, no limit.")
+    ] = None,
+) -> None:
+    """Make an API key: itself on stderr, this once; its line for UL_API_KEYS_FILE on stdout."""
+    try:
+        secret, made = create(name, [part.strip() for part in scopes.split(",")], budget)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(secret, err=True)
+    typer.echo(made.line())
 
 
 @cli.command()

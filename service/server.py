@@ -20,6 +20,7 @@ from unified_latents.service.engine.telemetry import Tick
 from unified_latents.service.http.app import create_app
 from unified_latents.service.http.core import Service
 from unified_latents.service.http.images import refuse_damage
+from unified_latents.service.keys import KeyRing
 from unified_latents.service.metrics import Metrics
 from unified_latents.service.settings import Settings
 
@@ -133,13 +134,13 @@ def engine_options(settings: Settings) -> EngineOptions:
     )
 
 
-def serve(settings: Settings) -> bool:
+def serve(settings: Settings, ring: KeyRing) -> bool:
     """Serve until a signal; whether it ever started. Call it from the main thread."""
     settings.home.mkdir(parents=True, exist_ok=True)
     refuse_damage()
     metrics = Metrics()
     engine = EngineClient(engine_options(settings), Announcer(metrics))
-    app = create_app(settings, engine, metrics)
+    app = create_app(settings, engine, metrics, ring)
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     models: Annotated[dict[str, str], NoDecode] = {}
     """Name → checkpoint folder; empty: the shipped model."""
     allow_anonymous: bool = False
+    api_keys: str = ""
+    """Lines that `ul-serve key` wrote, parted by line ends or `;`."""
+    api_keys_file: Path | None = None
+    """A file of such lines."""
     max_body: int = Field(default=16 * 2**20, ge=1024)
     max_pixels: int = Field(default=36_000_000, ge=1)
     max_samples: int = Field(default=64, ge=1, le=1024)
@@ -92,8 +96,13 @@ class Settings(BaseSettings):
 
     @property
     def allowed_address(self) -> bool:
-        """Whether the address needs no key: this machine only, or anonymous calls allowed."""
-        return self.allow_anonymous or is_loopback(self.host)
+        """Whether calls need a key, or only this machine can call, or anybody may."""
+        return self.has_keys or self.allow_anonymous or is_loopback(self.host)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether anybody is asked for a key; with keys, `allow_anonymous` changes nothing."""
+        return bool(self.api_keys.strip()) or self.api_keys_file is not None
 
 
 def is_loopback(host: str) -> bool:

@@ -9,13 +9,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from unified_latents.service.engine.messages import ModelCard, Ready
 from unified_latents.service.http import core
+from unified_latents.service.http.access.guard import ANY, OPEN, needs
 from unified_latents.service.http.problems import unavailable
 from unified_latents.service.http.schemas import Health, ModelEntry, ModelsResponse
 
 router = APIRouter()
 
 
-@router.get("/models", summary="What is served", tags=["service"])
+@router.get("/models", summary="What is served", tags=["service"], openapi_extra=needs(ANY))
 async def models(request: Request) -> ModelsResponse:
     """Each model's labels, sizes, defaults, and the licence and source of its data."""
     ready = core.of(request).ready()
@@ -52,7 +53,9 @@ def entry(card: ModelCard, ready: Ready) -> ModelEntry:
     )
 
 
-@router.get("/healthz", summary="Is the service alive?", tags=["service"])
+@router.get(
+    "/healthz", summary="Is the service alive?", tags=["service"], openapi_extra=needs(OPEN)
+)
 async def healthz(request: Request) -> Health:
     """200 while the API answers and its engine runs or is being replaced; 503 when it gave up."""
     service = core.of(request)
@@ -62,7 +65,9 @@ async def healthz(request: Request) -> Health:
     return _health("alive", service)
 
 
-@router.get("/readyz", summary="Would a request be answered?", tags=["service"])
+@router.get(
+    "/readyz", summary="Would a request be answered?", tags=["service"], openapi_extra=needs(OPEN)
+)
 async def readyz(request: Request) -> Health:
     """200 when the engine is up and every model has reproduced its recorded canary run."""
     service = core.of(request)
@@ -78,14 +83,16 @@ async def readyz(request: Request) -> Health:
     return _health("ready", service)
 
 
-@router.get("/metrics", summary="Prometheus metrics", tags=["service"])
+@router.get(
+    "/metrics", summary="Prometheus metrics", tags=["service"], openapi_extra=needs("metrics")
+)
 async def metrics(request: Request) -> Response:
     """The text format that Prometheus scrapes."""
     registry = core.of(request).metrics.registry
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/", include_in_schema=False)
+@router.get("/", include_in_schema=False, openapi_extra=needs(OPEN))
 async def root() -> RedirectResponse:
     """To the documentation."""
     return RedirectResponse("/docs")

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from unified_latents.service.engine.seam import Engine
 from unified_latents.service.http import about, decode, encode, generate, openapi, problems, replay
-from unified_latents.service.http.core import Service
+from unified_latents.service.http.core import Service, check_key
 from unified_latents.service.http.middleware import BodyLimit, RequestContext
+from unified_latents.service.keys import KeyRing
 from unified_latents.service.metrics import Metrics
 from unified_latents.service.settings import Settings
 
@@ -24,8 +25,10 @@ says what they depend on. Latents travel as safetensors and carry the identity o
 """
 
 
-def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
-    """The ASGI application; it starts `engine` and stops it."""
+def create_app(
+    settings: Settings, engine: Engine, metrics: Metrics, ring: KeyRing | None = None
+) -> FastAPI:
+    """The ASGI application; it starts `engine` and stops it. An empty ring asks nobody."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -40,13 +43,14 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
         version=version("unified-latents"),
         description=DESCRIPTION,
         lifespan=lifespan,
+        dependencies=[Depends(check_key)],
     )
-    app.state.service = Service(settings, engine, metrics)
+    app.state.service = Service(settings, engine, metrics, ring or KeyRing())
     metrics.follow_step_age(lambda: engine.status.step_age)
     for room in (generate, encode, decode, replay, about):
         app.include_router(room.router)
     problems.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(RequestContext, metrics=metrics)
-    app.openapi = functools.cache(lambda: openapi.document(app))  # type: ignore[method-assign]
+    app.openapi = functools.cache(lambda: openapi.document(app, keys=bool(ring)))  # type: ignore[method-assign]
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ from unified_latents.service.engine import seam
 from unified_latents.service.engine.messages import ModelCard, Ready, Result
 from unified_latents.service.engine.messages import Request as EngineRequest
 from unified_latents.service.engine.seam import Engine
+from unified_latents.service.http.access.guard import Guard, needed
 from unified_latents.service.http.problems import FieldError, Problem, unavailable
 from unified_latents.service.http.schemas import MAX_SEED
+from unified_latents.service.keys import Caller, KeyRing
 from unified_latents.service.metrics import Metrics
 from unified_latents.service.settings import Settings
 
@@ -33,6 +36,7 @@ class Service:
     settings: Settings
     engine: Engine
     metrics: Metrics
+    ring: KeyRing = field(default_factory=KeyRing)
     draining: bool = False
     """After SIGTERM: what is in flight is finished, nothing new is taken."""
     _codecs: anyio.CapacityLimiter = field(
@@ -55,6 +59,11 @@ class Service:
             error = FieldError(field="model", message=message, limit=limit)
             raise Problem(404, "unknown_model", message, [error])
         return found
+
+    @functools.cached_property
+    def guard(self) -> Guard:
+        """Who may call what."""
+        return Guard(self.ring, self.settings)
 
     async def run(self, request: Request, message: EngineRequest) -> Result:
         """The engine's result; leaving the connection cancels the work between two passes."""
@@ -82,6 +91,19 @@ def of(request: Request) -> Service:
     """The service behind a request."""
     service: Service = request.app.state.service
     return service
+
+
+def check_key(request: Request) -> None:
+    """Runs before every route: who calls, and whether they may."""
+    scope = needed(request.scope.get("route"))
+    authorization = request.headers.get("authorization")
+    request.state.caller = of(request).guard.check(authorization, scope)
+
+
+def caller(request: Request) -> Caller:
+    """Who calls, as `check_key` found out."""
+    found: Caller = request.state.caller
+    return found
 
 
 def accept(request: Request) -> str:

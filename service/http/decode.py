@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from unified_latents.service.engine.messages import Decode, ModelCard, Trajectory
 from unified_latents.service.http import bodies, calls, core, latents
+from unified_latents.service.http.access.guard import needs
 from unified_latents.service.http.negotiation import Format, choose
 from unified_latents.service.http.schemas import DecodeQuery
 from unified_latents.service.jobs.calls import Call
@@ -15,7 +16,7 @@ from unified_latents.service.jobs.calls import Call
 router = APIRouter()
 
 
-@router.post("/decode", summary="Decode latents", tags=["latents"])
+@router.post("/decode", summary="Decode latents", tags=["latents"], openapi_extra=needs("decode"))
 async def decode(request: Request, query: Annotated[DecodeQuery, Query()]) -> Response:
     """A `z_clean` is noised to λ(0) with the seed's own noise first; a `z_0` is taken as it is.
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from unified_latents.service.engine.messages import Array, Encode
 from unified_latents.service.http import bodies, calls, core, images
+from unified_latents.service.http.access.guard import needs
 from unified_latents.service.http.negotiation import choose
 from unified_latents.service.http.schemas import EncodeQuery
 from unified_latents.service.jobs.calls import Call
@@ -16,7 +17,7 @@ from unified_latents.service.jobs.calls import Call
 router = APIRouter()
 
 
-@router.post("/encode", summary="Encode a picture", tags=["latents"])
+@router.post("/encode", summary="Encode a picture", tags=["latents"], openapi_extra=needs("encode"))
 async def encode(request: Request, query: Annotated[EncodeQuery, Query()]) -> Response:
     """The picture is brought to the model's size as `fit` says, and the answer says how.
 

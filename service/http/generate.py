@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from unified_latents.service.engine.messages import Generate, ModelCard, Trajectory
 from unified_latents.service.http import bodies, calls, core
+from unified_latents.service.http.access.guard import needs
 from unified_latents.service.http.negotiation import Format, choose
 from unified_latents.service.http.problems import FieldError, Problem, invalid
 from unified_latents.service.http.schemas import GenerateRequest, Label
@@ -14,7 +15,12 @@ from unified_latents.service.jobs.calls import Call
 router = APIRouter()
 
 
-@router.post("/generate", summary="Sample images from a label", tags=["images"])
+@router.post(
+    "/generate",
+    summary="Sample images from a label",
+    tags=["images"],
+    openapi_extra=needs("generate"),
+)
 async def generate(request: Request) -> Response:
     """Same request, same seed: same bytes, whatever else the service is doing.
 

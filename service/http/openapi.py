@@ -33,14 +33,15 @@ _ERRORS = {
     "/decode": (400, 404, 406, 409, 413, 415, 422, 503),
     "/replay": (400, 406, 409, 413, 415, 422, 503),
     "/models": (503,),
+    "/metrics": (),
     "/healthz": (503,),
     "/readyz": (503,),
 }
 _PLACEHOLDERS = ("HTTPValidationError", "ValidationError")
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The whole document."""
+def document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
+    """The whole document; `keys` says whether this service asks for them."""
     api = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
@@ -48,11 +49,15 @@ def document(app: FastAPI) -> dict[str, Any]:
     for name in _PLACEHOLDERS:
         schemas.pop(name, None)
     schemas.update(_schemas())
+    api["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     paths = api["paths"]
     for path, codes in _ERRORS.items():
         for operation in paths[path].values():
             operation["responses"].pop("422", None)
-            operation["responses"].update({str(code): _problem() for code in codes})
+            guarded = (401, 403) if operation["security"] else ()
+            if not keys:
+                del operation["security"]
+            operation["responses"].update({str(code): _problem() for code in (*codes, *guarded)})
     _describe_bodies(paths)
     paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": _text()}
     return api

@@ -28,6 +28,8 @@ _MESSAGES = {
 }
 _TITLES = {
     400: "Bad request",
+    401: "Unauthorized",
+    403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
     406: "Not acceptable",
@@ -38,6 +40,7 @@ _TITLES = {
     429: "Too many requests",
     500: "Internal error",
     503: "Service unavailable",
+    504: "Gateway timeout",
     507: "Insufficient storage",
 }
 _MAX_ERRORS = 16

@@ -25,6 +25,7 @@ from unified_latents.service.engine.messages import (
 )
 from unified_latents.service.engine.messages import Request as EngineRequest
 from unified_latents.service.http import bodies, core, images, latents
+from unified_latents.service.http.access.guard import needs
 from unified_latents.service.http.answers import Receipts, rows
 from unified_latents.service.http.negotiation import JSON, MEDIA_TYPES
 from unified_latents.service.http.problems import FieldError, Problem, invalid
@@ -44,7 +45,9 @@ class Rerun(NamedTuple):
     source: str | None = None
 
 
-@router.post("/replay", summary="Run a receipt again", tags=["service"])
+@router.post(
+    "/replay", summary="Run a receipt again", tags=["service"], openapi_extra=needs("replay")
+)
 async def replay(request: Request) -> Response:
     """200 with the result where the digest is the same, or within `tolerance` of `original`.
 

@@ -13,10 +13,12 @@ from unified_latents.service.engine.fake import FakeEngine, fake_card
 from unified_latents.service.http.app import create_app
 from unified_latents.service.http.bodies import BINARY, IMAGES
 from unified_latents.service.http.negotiation import LATENT
+from unified_latents.service.keys import SCOPES, KeyRing, create
 from unified_latents.service.metrics import Metrics
 from unified_latents.service.settings import Settings
 
 EXAMPLES = 60
+SECRET, KEY = create("everything", SCOPES)
 
 
 @schemathesis.serializer(*IMAGES, LATENT, BINARY)
@@ -31,7 +33,8 @@ def document() -> schemathesis.BaseSchema:
     engine = FakeEngine(fake_card(), fake_card("plain", "autoencoder"))
     asyncio.run(engine.start())
     limits = Settings(max_body=64 * 1024, max_pixels=10_000, max_samples=4)
-    return schemathesis.openapi.from_asgi("/openapi.json", create_app(limits, engine, Metrics()))
+    app = create_app(limits, engine, Metrics(), KeyRing([KEY]))
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
 @document().parametrize()
@@ -42,4 +45,5 @@ def test_every_answer_is_one_that_the_document_promises(case: schemathesis.Case[
     That what fits the schema is accepted cannot be asked: no schema makes a PNG, a latent of the
     right space, or a label that this model has.
     """
-    case.call_and_validate(excluded_checks=[positive_data_acceptance])
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance])
