@@ -80,6 +80,12 @@ class Metrics:
 
     def _declare_state(self) -> None:
         registry = self.registry
+        self.rejected = Counter(
+            "ul_admission_rejected_total",
+            "Requests refused before they were queued.",
+            ["reason"],
+            registry=registry,
+        )
         self.cancelled = Counter(
             "ul_cancelled_total", "Requests left by their client.", ["phase"], registry=registry
         )
@@ -109,6 +115,10 @@ class Metrics:
             registry=registry,
         )
         self.build = Info("ul_build", "What is running.", registry=registry)
+
+    def on_refusal(self, reason: str) -> None:
+        """A request that was not admitted."""
+        self.rejected.labels(reason).inc()
 
     def follow_step_age(self, age: Callable[[], float]) -> None:
         """Read the age of the last step from `age` whenever the metrics are read."""

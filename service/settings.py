@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     max_samples: int = Field(default=64, ge=1, le=1024)
     max_rows: int = Field(default=32, ge=1, le=1024)
     max_pending: int = Field(default=256, ge=1)
+    queue_row_steps: int = Field(default=200_000, ge=1)
+    """Network evaluations that may wait at once; what would be more is refused."""
     threads: int = Field(default_factory=usable_threads, ge=1)
     """Of the engine. A power of two: others split a tensor at places that move with the batch,
     and strict mode could not keep its promise."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -13,10 +14,18 @@ import anyio
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from unified_latents.service.engine import seam
-from unified_latents.service.engine.messages import ModelCard, Ready, Result
+from unified_latents.service.engine.messages import (
+    Error,
+    Event,
+    ModelCard,
+    Progress,
+    Ready,
+    Result,
+)
 from unified_latents.service.engine.messages import Request as EngineRequest
-from unified_latents.service.engine.seam import Engine
+from unified_latents.service.engine.seam import Engine, EngineError, NotReadyError
+from unified_latents.service.http.access.admission import Admission
+from unified_latents.service.http.access.budgets import Budgets
 from unified_latents.service.http.access.guard import Guard, needed
 from unified_latents.service.http.problems import FieldError, Problem, unavailable
 from unified_latents.service.http.schemas import MAX_SEED
@@ -65,11 +74,31 @@ class Service:
         """Who may call what."""
         return Guard(self.ring, self.settings)
 
+    @functools.cached_property
+    def admission(self) -> Admission:
+        """The door of the engine."""
+        refused, limit = self.metrics.on_refusal, self.settings.queue_row_steps
+        return Admission(self.engine, limit, refused, Budgets())
+
+    async def events(self, caller: Caller, message: EngineRequest) -> AsyncGenerator[Event, None]:
+        """The engine's events of a request; a Problem at once where it is not admitted."""
+        if self.draining:
+            self.metrics.on_refusal("draining")
+            raise unavailable("shutting_down", "the service is shutting down")
+        with self.admission.enter(caller, message) as entry:
+            try:
+                async with aclosing(self.engine.submit(message)) as events:
+                    async for event in events:
+                        if isinstance(event, Progress):
+                            entry.progress(event.done, event.steps)
+                        yield event
+            except NotReadyError as error:
+                self.metrics.on_refusal("busy" if error.code == "busy" else "not_ready")
+                raise
+
     async def run(self, request: Request, message: EngineRequest) -> Result:
         """The engine's result; leaving the connection cancels the work between two passes."""
-        if self.draining:
-            raise unavailable("shutting_down", "the service is shutting down")
-        work = asyncio.ensure_future(seam.result(self.engine, message))
+        work = asyncio.ensure_future(self._result(caller(request), message))
         gone = asyncio.ensure_future(_disconnect(request))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -81,6 +110,15 @@ class Service:
             for task in (work, gone):
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
+
+    async def _result(self, caller: Caller, message: EngineRequest) -> Result:
+        async with aclosing(self.events(caller, message)) as events:
+            async for event in events:
+                if isinstance(event, Result):
+                    return event
+                if isinstance(event, Error):
+                    raise EngineError(event.code, event.detail)
+        raise EngineError("engine_lost", "the engine's events ended without a result")
 
     async def in_thread(self, function: Callable[[], T]) -> T:
         """Picture coding, off the event loop, a few at a time so that memory stays bounded."""

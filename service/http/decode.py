@@ -42,6 +42,8 @@ def to_message(query: DecodeQuery, card: ModelCard, latent: latents.Latent) -> D
         id=0,
         model=card.name,
         strict=query.strict,
+        priority=query.priority,
+        timeout=query.timeout,
         seed=core.seed_or_random(query.seed),
         first=query.sample,
         z=latent.z,

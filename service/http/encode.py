@@ -43,6 +43,8 @@ async def prepare(service: core.Service, query: EncodeQuery, data: bytes, accept
         id=0,
         model=card.name,
         strict=query.strict,
+        priority=query.priority,
+        timeout=query.timeout,
         seed=core.seed_or_random(query.seed),
         image=Array((card.channels, *size), "uint8", fitted.pixels),
         kind="z_clean" if query.mode == "mean" else "z_0",

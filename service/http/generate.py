@@ -53,6 +53,8 @@ def to_message(body: GenerateRequest, card: ModelCard, *, decode: bool) -> Gener
         id=0,
         model=card.name,
         strict=body.strict,
+        priority=body.priority,
+        timeout=body.timeout,
         seed=core.seed_or_random(body.seed),
         first=0,
         n=body.n,

@@ -27,11 +27,13 @@ from unified_latents.service.http.schemas import (
 
 _REF = "#/components/schemas/"
 _BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_WORK = (429, 503, 504, 507)
+"""What any work on the engine may end with."""
 _ERRORS = {
-    "/generate": (400, 404, 406, 409, 413, 415, 422, 503),
-    "/encode": (400, 404, 406, 413, 415, 422, 503),
-    "/decode": (400, 404, 406, 409, 413, 415, 422, 503),
-    "/replay": (400, 406, 409, 413, 415, 422, 503),
+    "/generate": (400, 404, 406, 409, 413, 415, 422, *_WORK),
+    "/encode": (400, 404, 406, 413, 415, 422, *_WORK),
+    "/decode": (400, 404, 406, 409, 413, 415, 422, *_WORK),
+    "/replay": (400, 406, 409, 413, 415, 422, *_WORK),
     "/models": (503,),
     "/metrics": (),
     "/healthz": (503,),

@@ -6,6 +6,7 @@ A body never repeats what the client sent, beyond the name of a field.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,6 +44,7 @@ _TITLES = {
     504: "Gateway timeout",
     507: "Insufficient storage",
 }
+_ENGINE = {"deadline_exceeded": 504, "out_of_memory": 507}
 _MAX_ERRORS = 16
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "bad_request"}
 
@@ -113,8 +115,18 @@ def invalid(field: str, message: str, limit: float | str | None = None) -> Probl
 
 def unavailable(code: str, detail: str) -> Problem:
     """A 503 that asks to come back in a second."""
-    headers = {"Retry-After": "1", "retry-after-ms": "1000", "x-should-retry": "true"}
-    return Problem(503, code, detail, headers=headers)
+    return Problem(503, code, detail, headers=retry_headers(1.0))
+
+
+def retry_headers(seconds: float) -> dict[str, str]:
+    """When to come back, in the three ways that clients read; infinity: not with this request."""
+    if math.isinf(seconds):
+        return {"x-should-retry": "false"}
+    return {
+        "Retry-After": str(max(1, math.ceil(seconds))),
+        "retry-after-ms": str(math.ceil(seconds * 1000)),
+        "x-should-retry": "true",
+    }
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
@@ -133,7 +145,7 @@ def from_engine(error: EngineError) -> Problem:
     """What the engine said of a request."""
     if error.code in ("not_ready", "busy", "shutting_down"):
         return unavailable(error.code, error.detail)
-    return Problem(500, error.code, error.detail)
+    return Problem(_ENGINE.get(error.code, 500), error.code, error.detail)
 
 
 def _field_error(error: Mapping[str, Any]) -> FieldError:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, field_validator
 
 from unified_latents.service.engine.messages import LatentKind, SamplerName
+from unified_latents.service.engine.telemetry import Priority
 from unified_latents.service.http.images import Fit, FitReport
 from unified_latents.service.http.negotiation import Format
 
@@ -19,6 +20,7 @@ Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 ModelName = Annotated[str, Field(min_length=1, max_length=64)]
 Label = Annotated[StrictInt, Field(ge=0)] | Annotated[StrictStr, Field(max_length=200)] | None
 Level = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+Timeout = Annotated[float, Field(gt=0, le=86_400)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
 Index = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -67,6 +69,10 @@ class GenerateRequest(Body):
         None, description="Guide only where lo ≤ λ ≤ hi; null guides everywhere."
     )
     strict: bool = Field(True, description="Bytes that do not depend on other requests.")
+    priority: Priority = Field("normal", description="`high` needs a key with that scope.")
+    timeout: Timeout | None = Field(
+        None, description="Seconds until a 504; refused at once where a forecast says so."
+    )
     format: Format | None = Field(None, description="What is inside the answer; beats Accept.")
 
     @field_validator("guidance_interval")
@@ -99,6 +105,8 @@ class EncodeQuery(Query):
     bitrate: bool = False
     levels: int = Field(64, ge=1, le=MAX_LEVELS)
     strict: bool = True
+    priority: Priority = "normal"
+    timeout: Timeout | None = None
 
 
 class DecodeQuery(Query):
@@ -110,6 +118,8 @@ class DecodeQuery(Query):
     steps: Steps | None = None
     sampler: SamplerName | None = None
     strict: bool = True
+    priority: Priority = "normal"
+    timeout: Timeout | None = None
     format: Literal["png", "webp", "jpeg"] | None = None
 
 
