@@ -30,4 +30,5 @@ def weighted_error(
     """[n] nats, sums over a sample's dimensions in the wider of v's and λ's precision."""
     precision = torch.promote_types(v.dtype, log_snr.dtype)
     error = (v.to(precision) - v_hat.to(precision)).square().flatten(1).sum(1)
-    return weights(log_snr, rate, bias) * error
+    elbo = weights(log_snr, rate, None) * error
+    return elbo if bias is None else torch.sigmoid(bias - log_snr) * elbo

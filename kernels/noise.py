@@ -13,7 +13,7 @@ Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -93,6 +93,21 @@ class Keys(NamedTuple):
         eps = normal(self.seed, self.sample, self.step, self.stage, like[0].numel())
         return eps.reshape(like.shape)
 
+    @property
+    def keys(self) -> Keys:
+        """These: keys are a `Noise` whose normals are drawn when asked for."""
+        return self
+
+
+@runtime_checkable
+class Noise(Protocol):
+    """Rows of noise: their keys, and their normals by whatever way is cheapest without a kernel."""
+
+    @property
+    def keys(self) -> Keys: ...
+
+    def normal(self, like: Tensor) -> Tensor: ...
+
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1))
@@ -116,28 +131,56 @@ class Step(NamedTuple):
 
     log_snr: Float[Tensor, " n"]
     coefficients: Float[Tensor, "n 4"]
-    guidance: Float[Tensor, " n"]
+
+
+class Guidance(NamedTuple):
+    """v̂ = v_u + w (v_c − v_u) in the rows that have an unconditional prediction v_u."""
+
+    unconditional: Float[Tensor, "m *d"]
+    scale: Float[Tensor, " m"]
+    rows: Int[Tensor, " m"] | None = None
+    """Which rows those are, each once; None: all of them, in order."""
+
+    def applied(self, conditional: Float[Tensor, "n *d"]) -> Float[Tensor, "n *d"]:
+        """v̂ of every row; those without guidance keep v_c."""
+        own = conditional if self.rows is None else conditional[self.rows]
+        scale = _column(self.scale, own)
+        guided = self.unconditional + scale * (own - self.unconditional)
+        return guided if self.rows is None else conditional.index_copy(0, self.rows, guided)
 
 
 def guided_step(
     x_t: Float[Tensor, "n *d"],
     conditional: Float[Tensor, "n *d"],
-    unconditional: Float[Tensor, "n *d"],
     previous: Float[Tensor, "n *d"],
     step: Step,
-    keys: Keys,
+    noise: Noise,
+    guidance: Guidance | None = None,
     *,
     clip: bool,
 ) -> Stepped:
-    """v̂ = v_u + w (v_c − v_u); x̂ = α x_t − σ v̂, held to [−1, 1] if `clip`; then the step.
+    """v̂ by guidance; x̂ = α x_t − σ v̂, held to [−1, 1] if `clip`; then the step.
 
     The sampler and the rule of a stage's last step are in the coefficients.
     """
+    v_hat = conditional if guidance is None else guidance.applied(conditional)
+    return advance(x_t, v_hat, previous, step, noise.normal(x_t), clip=clip)
+
+
+def advance(
+    x_t: Float[Tensor, "n *d"],
+    v_hat: Float[Tensor, "n *d"],
+    previous: Float[Tensor, "n *d"],
+    step: Step,
+    eps: Float[Tensor, "n *d"],
+    *,
+    clip: bool,
+) -> Stepped:
+    """One step of every row from v̂ and its noise."""
     alpha, sigma = step.log_snr.sigmoid().sqrt(), (-step.log_snr).sigmoid().sqrt()
-    v_hat = unconditional + _column(step.guidance, x_t) * (conditional - unconditional)
     x_hat = _column(alpha, x_t) * x_t - _column(sigma, x_t) * v_hat
     if clip:
         x_hat = x_hat.clamp(-1, 1)
     a, b, c, d = (_column(each, x_t) for each in step.coefficients.unbind(-1))
-    x_s = a * x_t + b * x_hat + c * previous + d * keys.normal(x_t)
+    x_s = a * x_t + b * x_hat + c * previous + d * eps
     return Stepped(x_s.to(x_t.dtype), x_hat.to(x_t.dtype))

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unified_latents.kernels.noise import Guidance
 from unified_latents.models.config import BaseConfig
 from unified_latents.models.diffusion import diffuse, elbo, sigmoid_weighted, velocity
 from unified_latents.models.layers import (
@@ -25,7 +26,7 @@ from unified_latents.models.layers import (
     to_tokens,
     unpatchify,
 )
-from unified_latents.models.sampling import Denoiser, guide
+from unified_latents.models.sampling import Denoiser, Prediction
 from unified_latents.models.transformer import Transformer
 from unified_latents.models.unified import antithetic
 
@@ -136,13 +137,14 @@ def guided(
     low, high = interval or (-math.inf, math.inf)
     null = torch.full_like(label, base.config.classes)
 
-    def denoise(z_t: Tensor, log_snr: Tensor) -> Tensor:
+    def denoise(z_t: Tensor, log_snr: Tensor) -> Tensor | Prediction:
         if guidance == 1 or not low <= log_snr[0].item() <= high:
             return base(z_t, log_snr, label, *context)
         labels = torch.cat((label, null))
         known = (torch.cat((part, torch.zeros_like(part))) for part in context)
         both = base(torch.cat((z_t, z_t)), torch.cat((log_snr, log_snr)), labels, *known)
         conditional, unconditional = both.chunk(2)
-        return guide(conditional, unconditional, torch.full_like(log_snr, guidance))
+        scale = torch.full_like(log_snr, guidance)
+        return Prediction(conditional, Guidance(unconditional, scale))
 
     return denoise

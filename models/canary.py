@@ -46,7 +46,7 @@ def record(unified: UnifiedLatents, base: BaseModel | None) -> dict[str, Tensor]
     z_clean = unified.encoder(picture)
     outputs = {"z_clean": z_clean}
     known = unified.contexts(picture)
-    z_0 = unified.noise_latent(z_clean, keys[Stage.LATENT].normal(0, config.latent_shape))
+    z_0 = unified.noised_latent(z_clean, keys[Stage.LATENT].at(0))
     if base is not None:
         steps = plan(config.latent_schedule, STEPS, "dpmpp-2m", to_mean=False)
         denoiser = guided(base, identity, guidance=2.0, context=known.base)

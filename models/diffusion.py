@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unified_latents.kernels.dispatch import weighted_error
 from unified_latents.models.schedule import Schedule
 
 
@@ -60,11 +61,6 @@ def eps_from_v(
     return per_sample(sigma(log_snr), v) * x_t + per_sample(alpha(log_snr), v) * v
 
 
-def squared_error(a: Float[Tensor, "n *d"], b: Float[Tensor, "n *d"]) -> Float[Tensor, " n"]:
-    """‖a − b‖², a sum over the dimensions, never a mean."""
-    return (a.float() - b.float()).square().flatten(1).sum(1)
-
-
 def elbo(
     v: Float[Tensor, "n *d"],
     v_hat: Float[Tensor, "n *d"],
@@ -75,8 +71,7 @@ def elbo(
 
     ‖x − x̂‖² = σ² ‖v − v̂‖² and e^λ σ² = α², so no large factor meets a small difference.
     """
-    log_snr = schedule.log_snr(t)
-    return 0.5 * schedule.rate(t) * torch.sigmoid(log_snr) * squared_error(v, v_hat)
+    return weighted_error(v, v_hat, schedule.log_snr(t), schedule.rate(t))
 
 
 def sigmoid_weighted(
@@ -91,7 +86,7 @@ def sigmoid_weighted(
     The ELBO's integrand times sigmoid(b − λ); the paper prints the sigmoid inverted
     (arXiv 2602.17270, Fig. 3).
     """
-    return torch.sigmoid(bias - schedule.log_snr(t)) * elbo(v, v_hat, t, schedule)
+    return weighted_error(v, v_hat, schedule.log_snr(t), schedule.rate(t), bias)
 
 
 def kl_to_standard_normal(x: Float[Tensor, "n *d"], log_snr: float) -> Float[Tensor, " n"]:

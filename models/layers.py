@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unified_latents.kernels.attention import rotary_angles
-from unified_latents.kernels.modulate import modulate
+from unified_latents.kernels.dispatch import modulate
 from unified_latents.models.config import Space
 
 _CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}

@@ -20,12 +20,30 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unified_latents.kernels import noise
-from unified_latents.models.diffusion import alpha, per_sample, sigma, x_from_v
+from unified_latents.kernels.dispatch import guided_step, normal
+from unified_latents.kernels.noise import Guidance, Keys, Noise, Step
+from unified_latents.models.diffusion import alpha, sigma
 from unified_latents.models.schedule import Schedule
 
 SamplerName = Literal["ancestral", "ddim", "dpmpp-2m"]
-Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""(x_t [n, …], λ_t [n]) → v̂ [n, …]."""
+
+
+class Prediction(NamedTuple):
+    """v̂ of every row, and what is to guide it."""
+
+    conditional: Float[Tensor, "n *d"]
+    guidance: Guidance
+
+
+def combined(predicted: Tensor | Prediction) -> Tensor:
+    """v̂ with its guidance applied."""
+    if isinstance(predicted, Prediction):
+        return predicted.guidance.applied(predicted.conditional)
+    return predicted
+
+
+Denoiser = Callable[[Tensor, Tensor], Tensor | Prediction]
+"""(x_t [n, …], λ_t [n]) → v̂ [n, …], guided or not."""
 
 
 class Stage(IntEnum):
@@ -131,11 +149,16 @@ def advance(
     clip: bool,
 ) -> State:
     """One step of every row; `clip` holds x̂ to the data range [−1, 1]."""
-    x_hat = x_from_v(state.x_t, v_hat, log_snr)
-    if clip:
-        x_hat = x_hat.clamp(-1, 1)
-    a, b, c, d = (per_sample(column, x_hat) for column in coefficients.unbind(-1))
-    return State(a * state.x_t + b * x_hat + c * state.previous + d * eps, x_hat)
+    row = Step(log_snr, coefficients)
+    return State(*noise.advance(state.x_t, v_hat, state.previous, row, eps, clip=clip))
+
+
+def step(
+    state: State, predicted: Tensor | Prediction, row: Step, keys: Noise, *, clip: bool
+) -> State:
+    """`guide` and `advance` of every row by its own noise: one launch where kernels are fused."""
+    v_hat, guidance = predicted if isinstance(predicted, Prediction) else (predicted, None)
+    return State(*guided_step(state.x_t, v_hat, state.previous, row, keys, guidance, clip=clip))
 
 
 def guide(
@@ -144,7 +167,7 @@ def guide(
     guidance: Float[Tensor, " n"],
 ) -> Float[Tensor, "n *d"]:
     """uncond + w (cond − uncond), the same for v̂, x̂ and ε̂; w = 1 is no guidance."""
-    return unconditional + per_sample(guidance, conditional) * (conditional - unconditional)
+    return Guidance(unconditional, guidance).applied(conditional)
 
 
 @dataclass(frozen=True)
@@ -155,11 +178,13 @@ class NoiseKeys:
     sample: Int[Tensor, " n"]
     stage: Stage
 
+    def at(self, step: int) -> Keys:
+        """The keys of one step's noise."""
+        return Keys(self.seed, self.sample, torch.full_like(self.seed, step), self.stage)
+
     def normal(self, step: int, shape: tuple[int, ...]) -> Float[Tensor, "n *d"]:
         """Standard normals of `shape` for each row."""
-        size = torch.Size(shape).numel()
-        words = torch.full_like(self.seed, step)
-        return noise.normal(self.seed, self.sample, words, self.stage, size).unflatten(1, shape)
+        return normal(self.at(step), torch.Size(shape).numel()).unflatten(1, shape)
 
 
 def trajectory(
@@ -171,8 +196,8 @@ def trajectory(
     for k in range(plan.steps):
         log_snr = plan.log_snr[k].to(start.device).expand(len(start))
         coefficients = plan.coefficients[k].to(start.device).expand(len(start), 4)
-        v_hat = denoiser(state.x_t, log_snr)
-        state = advance(state, v_hat, log_snr, coefficients, keys.normal(k + 1, shape), clip=clip)
+        predicted = denoiser(state.x_t, log_snr)
+        state = step(state, predicted, Step(log_snr, coefficients), keys.at(k + 1), clip=clip)
         yield state
 
 

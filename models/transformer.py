@@ -7,8 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unified_latents.kernels.attention import attention
-from unified_latents.kernels.modulate import gated_residual, modulate
+from unified_latents.kernels.dispatch import attention, gated_residual, modulate
 from unified_latents.models.config import TransformerConfig
 from unified_latents.models.layers import zeroed
 

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unified_latents.kernels.dispatch import diffuse as keyed_diffuse
+from unified_latents.kernels.noise import Keys
 from unified_latents.models import frames
 from unified_latents.models.config import UnifiedConfig
 from unified_latents.models.decoder import Decoder
@@ -117,6 +119,12 @@ class UnifiedLatents(nn.Module):
     ) -> Float[Tensor, "n z *g"]:
         """z_0 = α_z(0) z_clean + σ_z(0) ε."""
         return diffuse(z_clean, eps, z_clean.new_full((len(z_clean),), self.config.lambda_0))
+
+    def noised_latent(
+        self, z_clean: Float[Tensor, "n z *g"], keys: Keys
+    ) -> Float[Tensor, "n z *g"]:
+        """z_0 with the noise of its keys, which is never stored where kernels are fused."""
+        return keyed_diffuse(z_clean, z_clean.new_full((len(z_clean),), self.config.lambda_0), keys)
 
     def contexts(self, clip: Float[Tensor, "n c *s"]) -> Contexts:
         """What both networks are shown of the first `known_frames` of `clip`; more are not read.

@@ -14,13 +14,15 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from unified_latents.kernels.dispatch import forced
+
 PEAK_SIZES = (1024, 2048)
 
 
 def forward_flops(forward: Callable[[], object]) -> int:
-    """FLOPs of one call; attention is counted as its two products."""
+    """FLOPs of one call; attention is counted as its two products, so in the reference's form."""
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with torch.no_grad(), forced(fused=False), sdpa_kernel(SDPBackend.MATH), counter:
         forward()
     return int(counter.get_total_flops())
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unified_latents.kernels.errors import require
 from unified_latents.kernels.fused.launch import check, chunks, same_shape
-from unified_latents.kernels.noise import Keys, Step, Stepped
+from unified_latents.kernels.noise import Guidance, Keys, Noise, Step, Stepped
 
 BLOCK = 256
 """Philox blocks a program: four elements each."""
@@ -90,27 +90,41 @@ def diffuse_kernel(out, x, log_snr, keys, stage, size, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _guided(v, unconditional, scale, source, size, element, inside):
+    """v_u + w (v − v_u), where `source` is v_u's row; v itself where it is negative."""
+    present = source >= 0
+    weight = tl.load(scale + source, present, 1.0).to(tl.float32)
+    at = unconditional + source * size + element
+    v_u = tl.load(at, inside & present, 0.0).to(tl.float32)
+    return v_u + weight * (v - v_u)
+
+
+@triton.jit
 def step_kernel(
-    x_s, x_hat_out, x_t, conditional, unconditional, previous,
-    log_snr, coefficients, guidance, keys, stage, size,
-    CLIP: tl.constexpr, BLOCK: tl.constexpr,
+    x_s, x_hat_out, x_t, conditional, previous, unconditional, scale, source,
+    log_snr, coefficients, keys, stage, size,
+    GUIDED: tl.constexpr, INDEXED: tl.constexpr, CLIP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Guidance, v → x̂, clip, update and noise: four reads and two writes an element."""
+    """Guidance, v → x̂, clip, update and noise: one read of what a row needs, two writes."""
     row, start = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK
     element = start * 4 + tl.arange(0, 4 * BLOCK)
     inside, at = element < size, row * size + element
     alpha, sigma = _levels(log_snr, row)
-    weight = tl.load(guidance + row).to(tl.float32)
     x = tl.load(x_t + at, inside, 0.0).to(tl.float32)
-    v_c = tl.load(conditional + at, inside, 0.0).to(tl.float32)
-    v_u = tl.load(unconditional + at, inside, 0.0).to(tl.float32)
-    before = tl.load(previous + at, inside, 0.0).to(tl.float32)
-    x_hat = alpha * x - sigma * (v_u + weight * (v_c - v_u))
+    v = tl.load(conditional + at, inside, 0.0).to(tl.float32)
+    if GUIDED:
+        own = row
+        if INDEXED:
+            own = tl.load(source + row)
+        v = _guided(v, unconditional, scale, own, size, element, inside)
+    x_hat = alpha * x - sigma * v
     if CLIP:
         x_hat = tl.clamp(x_hat, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
     a, b = tl.load(coefficients + row * 4), tl.load(coefficients + row * 4 + 1)
     c, d = tl.load(coefficients + row * 4 + 2), tl.load(coefficients + row * 4 + 3)
-    result = a * x + b * x_hat + c * before
+    result = a * x + b * x_hat
+    if c != 0.0:
+        result += c * tl.load(previous + at, inside, 0.0).to(tl.float32)
     if d != 0.0:
         result += d * _normals(keys, row, stage, start, BLOCK)
     tl.store(x_s + at, result.to(x_s.dtype.element_ty), inside)
@@ -179,42 +193,69 @@ def diffuse(x: Tensor, log_snr: Tensor, keys: Keys) -> Tensor:
 
 @torch.library.custom_op("unified_latents::guided_step", mutates_args=())
 def _guided_step(
-    x_t: Tensor, conditional: Tensor, unconditional: Tensor, previous: Tensor,
-    log_snr: Tensor, coefficients: Tensor, guidance: Tensor, keys: Tensor, stage: int, clip: bool,
+    x_t: Tensor, conditional: Tensor, previous: Tensor,
+    unconditional: Tensor | None, scale: Tensor | None, source: Tensor | None,
+    log_snr: Tensor, coefficients: Tensor, keys: Tensor, stage: int, clip: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    inputs = [each.contiguous() for each in (x_t, conditional, unconditional, previous)]
+    inputs = [each.contiguous() for each in (x_t, conditional, previous)]
     check(step_kernel, *inputs)
     same_shape(*inputs)
     x_s, x_hat, size = torch.empty_like(inputs[0]), torch.empty_like(inputs[0]), x_t[0].numel()
-    rows = [each.float().contiguous() for each in (log_snr, coefficients, guidance)]
+    rows = [each.float().contiguous() for each in (log_snr, coefficients)]
+    guides = [inputs[1], rows[0], keys]
+    if unconditional is not None and scale is not None:
+        check(step_kernel, inputs[0], unconditional)
+        guides = [unconditional.contiguous(), scale.float().contiguous(), keys]
+        if source is not None:
+            guides[2] = source
     step_kernel[_grid(len(x_t), size, BLOCK)](
-        x_s, x_hat, *inputs, *rows, keys, stage, size, CLIP=clip, BLOCK=BLOCK
-    )
+        x_s, x_hat, *inputs, *guides, *rows, keys, stage, size,
+        GUIDED=unconditional is not None, INDEXED=source is not None, CLIP=clip, BLOCK=BLOCK,
+    )  # fmt: skip
     return x_s, x_hat
 
 
 @_guided_step.register_fake
 def _(
-    x_t: Tensor, conditional: Tensor, unconditional: Tensor, previous: Tensor,
-    log_snr: Tensor, coefficients: Tensor, guidance: Tensor, keys: Tensor, stage: int, clip: bool,
+    x_t: Tensor, conditional: Tensor, previous: Tensor,
+    unconditional: Tensor | None, scale: Tensor | None, source: Tensor | None,
+    log_snr: Tensor, coefficients: Tensor, keys: Tensor, stage: int, clip: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     out = torch.empty_like(x_t, memory_format=torch.contiguous_format)
     return out, torch.empty_like(out)
 
 
+def _sources(guidance: Guidance, rows: int) -> Tensor | None:
+    """Each row's unconditional prediction, −1 where it has none; None: its own number."""
+    require("guidance", guidance.scale.shape, (guidance.unconditional.shape[:1],))
+    if guidance.rows is None:
+        require("guidance", len(guidance.unconditional), (rows,))
+        return None
+    require("guidance", guidance.rows.shape, (guidance.scale.shape,))
+    given = guidance.rows
+    source = torch.full((rows,), -1, dtype=torch.int64, device=given.device)
+    return source.index_copy(0, given, torch.arange(len(given), device=given.device))
+
+
 def guided_step(
     x_t: Tensor,
     conditional: Tensor,
-    unconditional: Tensor,
     previous: Tensor,
     step: Step,
-    keys: Keys,
+    noise: Noise,
+    guidance: Guidance | None = None,
     *,
     clip: bool,
 ) -> Stepped:
     """`kernels.noise.guided_step`, one launch; not differentiable."""
     require("coefficients", tuple(step.coefficients.shape), ((len(x_t), 4),))
+    guides: tuple[Tensor | None, ...] = (None, None, None)
+    if guidance is not None:
+        require("shape", guidance.unconditional.shape[1:], (x_t.shape[1:],))
+        source = _sources(guidance, len(x_t))
+        guides = (guidance.unconditional, guidance.scale, source)
+    keys = noise.keys
     return Stepped(*_guided_step(
-        x_t, conditional, unconditional, previous,
-        step.log_snr, step.coefficients, step.guidance, _packed(keys), keys.stage, clip,
+        x_t, conditional, previous, *guides,
+        step.log_snr, step.coefficients, _packed(keys), keys.stage, clip,
     ))  # fmt: skip

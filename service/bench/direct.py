@@ -19,7 +19,7 @@ from torch import Tensor
 from unified_latents.models.base import BaseModel, guided
 from unified_latents.models.config import UnifiedConfig
 from unified_latents.models.pixels import from_unit
-from unified_latents.models.sampling import Denoiser, NoiseKeys, Stage, plan, sample
+from unified_latents.models.sampling import Denoiser, NoiseKeys, Prediction, Stage, plan, sample
 from unified_latents.service.bench.rival import Rival, flops
 from unified_latents.service.engine.messages import Checkpoint
 from unified_latents.service.stepper.catalogue import Model, load
@@ -29,7 +29,7 @@ from unified_latents.service.stepper.numerics import arithmetic
 def within(strict: bool, denoise: Denoiser) -> Denoiser:
     """The denoiser under the arithmetic of a mode."""
 
-    def run(x_t: Tensor, log_snr: Tensor) -> Tensor:
+    def run(x_t: Tensor, log_snr: Tensor) -> Tensor | Prediction:
         with arithmetic(strict):
             return denoise(x_t, log_snr)
 

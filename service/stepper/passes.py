@@ -12,13 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unified_latents.kernels.dispatch import fuses
+from unified_latents.kernels.noise import Guidance, Step
 from unified_latents.models.bitrate import strata, summary
 from unified_latents.models.pixels import to_unit
-from unified_latents.models.sampling import NoiseKeys, Stage, State, advance, guide
+from unified_latents.models.sampling import NoiseKeys, Prediction, Stage, State, combined, step
 from unified_latents.service.engine.messages import Encode, Generate
 from unified_latents.service.engine.telemetry import StageName
 from unified_latents.service.stepper.numerics import arithmetic
-from unified_latents.service.stepper.work import RATE_ROWS, Sample, Walk, noised
+from unified_latents.service.stepper.work import RATE_ROWS, Sample, Walk, WalkNoise, noised
 
 _STEP_ROWS = 8
 
@@ -79,15 +81,13 @@ def base(samples: Sequence[Sample]) -> list[Outcome]:
     rows = torch.cat((x_t, x_t[guided]))
     with arithmetic(strict):
         v = model.base(rows, torch.cat((log_snr, log_snr[guided])), torch.cat((label, null)))
-    v_hat, unconditional = v[: len(samples)], v[len(samples) :]
-    if guided:
-        scale = torch.tensor([requests[i].guidance for i in guided], device=x_t.device)
-        v_hat = v_hat.index_copy(
-            0,
-            torch.tensor(guided, device=x_t.device),
-            guide(v_hat[guided], unconditional, scale),
-        )
-    return _step(samples, v_hat, clip=False)
+    conditional, unconditional = v[: len(samples)], v[len(samples) :]
+    if not guided:
+        return _step(samples, conditional, clip=False)
+    scale = torch.tensor([requests[i].guidance for i in guided], device=x_t.device)
+    which = torch.tensor(guided, device=x_t.device)
+    predicted = Prediction(conditional, Guidance(unconditional, scale, which))
+    return _step(samples, predicted, clip=False)
 
 
 def decode(samples: Sequence[Sample]) -> list[Outcome]:
@@ -146,16 +146,22 @@ def _gather(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     return x_t, torch.stack([walk.log_snr for walk in walks]).to(x_t.device)
 
 
-def _step(samples: Sequence[Sample], v_hat: Tensor, *, clip: bool) -> list[Outcome]:
-    """`advance` for every sample, a few rows at a time.
+def _step(
+    samples: Sequence[Sample], predicted: Tensor | Prediction, *, clip: bool
+) -> list[Outcome]:
+    """One step of every sample: in one launch where kernels are fused, else a few rows at a time.
 
     torch computes α(λ) and σ(λ) by another routine, with other last bits, once a vector is long
     enough; blocks below that length keep a row's step independent of the batch.
     """
-    states = [
-        _advance(samples[i : i + _STEP_ROWS], v_hat[i : i + _STEP_ROWS], clip=clip)
-        for i in range(0, len(samples), _STEP_ROWS)
-    ]
+    if fuses(_walk(samples[0]).state.x_t):
+        states = [_advance(samples, predicted, clip=clip)]
+    else:
+        v_hat = combined(predicted)
+        states = [
+            _advance(samples[i : i + _STEP_ROWS], v_hat[i : i + _STEP_ROWS], clip=clip)
+            for i in range(0, len(samples), _STEP_ROWS)
+        ]
     state = State(*(torch.cat(parts) for parts in zip(*states, strict=True)))
     outcomes = []
     for sample, x, previous, ok in zip(samples, *state, finite(state.x_t), strict=True):
@@ -165,14 +171,9 @@ def _step(samples: Sequence[Sample], v_hat: Tensor, *, clip: bool) -> list[Outco
     return outcomes
 
 
-def _advance(samples: Sequence[Sample], v_hat: Tensor, *, clip: bool) -> State:
+def _advance(samples: Sequence[Sample], predicted: Tensor | Prediction, *, clip: bool) -> State:
     walks = [_walk(sample) for sample in samples]
     x_t, log_snr = _gather(samples)
-    return advance(
-        State(x_t, torch.stack([walk.state.previous for walk in walks])),
-        v_hat,
-        log_snr,
-        torch.stack([walk.coefficients for walk in walks]).to(x_t.device),
-        torch.stack([walk.eps for walk in walks]),
-        clip=clip,
-    )
+    state = State(x_t, torch.stack([walk.state.previous for walk in walks]))
+    coefficients = torch.stack([walk.coefficients for walk in walks]).to(x_t.device)
+    return step(state, predicted, Step(log_snr, coefficients), WalkNoise(walks), clip=clip)

@@ -19,6 +19,7 @@ import time
 import msgspec
 import torch
 
+from unified_latents.kernels.dispatch import kernel_set
 from unified_latents.service.engine import frames
 from unified_latents.service.engine.messages import (
     PROTOCOL,
@@ -33,9 +34,6 @@ from unified_latents.service.engine.messages import (
 from unified_latents.service.stepper.catalogue import Model, load
 from unified_latents.service.stepper.loop import Loop
 from unified_latents.service.stepper.numerics import numerics_id
-
-KERNEL_SET = "reference"
-"""The only kernels there are so far: plain torch."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -97,12 +95,13 @@ class Pipe:
 
 def describe(hello: Hello, models: dict[str, Model]) -> Ready:
     """What was loaded, and under which ids equal bytes are promised."""
+    kernels = kernel_set(hello.device)
     return Ready(
         protocol=PROTOCOL,
         models=tuple(model.card for model in models.values()),
-        kernel_set=KERNEL_SET,
-        numerics_strict=numerics_id(hello.device, KERNEL_SET, strict=True),
-        numerics_fast=numerics_id(hello.device, KERNEL_SET, strict=False),
+        kernel_set=kernels,
+        numerics_strict=numerics_id(hello.device, kernels, strict=True),
+        numerics_fast=numerics_id(hello.device, kernels, strict=False),
         torch=str(torch.__version__),
         device=hello.device,
     )

@@ -7,12 +7,14 @@ All that a pass needs to know of it is here, so samples of different requests sh
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from unified_latents.kernels import noise
+from unified_latents.kernels.dispatch import normal
+from unified_latents.kernels.noise import Keys
 from unified_latents.models import sampling
 from unified_latents.models.sampling import NoiseKeys, Plan, Stage, State
 from unified_latents.service.engine.messages import (
@@ -61,8 +63,7 @@ class Noise:
     def _draw(self, first: int, length: int) -> Tensor:
         steps = torch.arange(first, first + length, device=self.device)
         seed, sample = torch.full_like(steps, self.seed), torch.full_like(steps, self.sample)
-        size = math.prod(self.shape)
-        drawn = noise.normal(seed, sample, steps, self.stage, size)
+        drawn = normal(Keys(seed, sample, steps, self.stage), math.prod(self.shape))
         return drawn.reshape(length, *self.shape)
 
 
@@ -92,6 +93,24 @@ class Walk:
     @property
     def ended(self) -> bool:
         return self.step == self.plan.steps
+
+
+@dataclass(frozen=True)
+class WalkNoise:
+    """The noise of one step of several walks: a kernel takes the keys, the reference the blocks."""
+
+    walks: Sequence[Walk]
+
+    @property
+    def keys(self) -> Keys:
+        """Of walks in one stage."""
+        rows = [(walk.noise.seed, walk.noise.sample, walk.step + 1) for walk in self.walks]
+        first = self.walks[0]
+        seed, sample, step = torch.tensor(rows, device=first.noise.device).unbind(1)
+        return Keys(seed, sample, step, first.noise.stage)
+
+    def normal(self, like: Tensor) -> Tensor:
+        return torch.stack([walk.eps for walk in self.walks])
 
 
 @dataclass(eq=False)
@@ -171,7 +190,7 @@ def noised(model: Model, z_clean: Tensor, seed: int, sample: int) -> Tensor:
     """z_clean → z_0 with the sample's own key; [z, …] → [z, …]."""
     identity = torch.tensor([seed, sample], device=z_clean.device)
     keys = NoiseKeys(identity[:1], identity[1:], Stage.LATENT)
-    return model.unified.noise_latent(z_clean[None], keys.normal(0, tuple(z_clean.shape)))[0]
+    return model.unified.noised_latent(z_clean[None], keys.at(0))[0]
 
 
 def job(request: Request, model: Model, now: float) -> Job:

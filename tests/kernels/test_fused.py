@@ -16,9 +16,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+FILES = sorted((ROOT / "tests/kernels/fused").glob("test_*.py"))
+
+
 @pytest.mark.slow
-def test_interpreted() -> None:
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "tests/kernels/fused"]
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_interpreted(file: Path) -> None:
+    command = [sys.executable, "-P", "-m", "pytest", "-q", str(file.relative_to(ROOT))]
     command += ["-o", "addopts=--import-mode=importlib --strict-markers --strict-config"]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(

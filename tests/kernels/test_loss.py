@@ -21,3 +21,19 @@ def test_weighted_error_is_the_models_integrand(bias: float | None) -> None:
     else:
         want = diffusion.sigmoid_weighted(v, v_hat, t, schedule, bias)
     torch.testing.assert_close(got, want)
+
+
+def test_every_element_counts_once() -> None:
+    """λ = 80 and −dλ/dt = 2 give the weight 1."""
+    level, rate = torch.full((2,), 80.0), torch.full((2,), 2.0)
+    got = weighted_error(torch.ones(2, 3, 4, 5), torch.zeros(2, 3, 4, 5), level, rate)
+    assert got.tolist() == [60.0, 60.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_fp32(dtype: torch.dtype) -> None:
+    """200 000 exceeds fp16's range and bf16 cannot count beyond 256."""
+    a, level = torch.full((1, 50_000), 2.0, dtype=dtype), torch.tensor([80.0])
+    got = weighted_error(a, torch.zeros_like(a), level, torch.tensor([2.0]))
+    assert got.dtype == torch.float32
+    assert got.item() == 200_000

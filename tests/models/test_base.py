@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.models.conftest import Awaken, learns_everywhere
 from unified_latents.models.base import BaseDraws, BaseModel, guided
 from unified_latents.models.config import BaseConfig
-from unified_latents.models.sampling import NoiseKeys, Stage, plan, sample
+from unified_latents.models.sampling import NoiseKeys, Stage, combined, plan, sample
 
 
 def inputs(config: BaseConfig, n: int = 4) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,7 +138,7 @@ def test_losses_by_hand(tiny_base: BaseConfig, awaken: Awaken) -> None:
 def test_guidance_of_one_is_the_conditional_model(tiny_base: BaseConfig, awaken: Awaken) -> None:
     net, (z_t, _, label) = awaken(BaseModel(tiny_base)), inputs(tiny_base)
     log_snr = torch.zeros(4)
-    assert torch.equal(guided(net, label, 1.0)(z_t, log_snr), net(z_t, log_snr, label))
+    assert torch.equal(combined(guided(net, label, 1.0)(z_t, log_snr)), net(z_t, log_snr, label))
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 2.0, 4.0])
@@ -149,7 +149,8 @@ def test_guidance_by_hand(tiny_base: BaseConfig, awaken: Awaken, weight: float) 
     cond = net(z_t, log_snr, label)
     uncond = net(z_t, log_snr, torch.full((4,), tiny_base.classes))
     want = uncond + weight * (cond - uncond)
-    torch.testing.assert_close(guided(net, label, weight)(z_t, log_snr), want, rtol=1e-4, atol=1e-4)
+    got = combined(guided(net, label, weight)(z_t, log_snr))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -162,10 +163,10 @@ def test_the_interval_is_closed_and_in_lambda(
     """lo ≤ λ_t ≤ hi is guided, both ends included; elsewhere the conditional prediction."""
     net, (z_t, _, label) = awaken(BaseModel(tiny_base)), inputs(tiny_base)
     log_snr = torch.full((4,), level)
-    got = guided(net, label, 3.0, (-3.0, 2.0))(z_t, log_snr)
-    want = guided(net, label, 3.0 if inside else 1.0)(z_t, log_snr)
+    got = combined(guided(net, label, 3.0, (-3.0, 2.0))(z_t, log_snr))
+    want = combined(guided(net, label, 3.0 if inside else 1.0)(z_t, log_snr))
     torch.testing.assert_close(got, want)
-    other = guided(net, label, 1.0 if inside else 3.0)(z_t, log_snr)
+    other = combined(guided(net, label, 1.0 if inside else 3.0)(z_t, log_snr))
     assert not torch.allclose(got[:3], other[:3])
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from unified_latents.kernels import noise
 from unified_latents.kernels.errors import UnsupportedError
 from unified_latents.kernels.fused import noise as fused
-from unified_latents.kernels.noise import Keys, Step, Stepped
+from unified_latents.kernels.noise import Guidance, Keys, Step, Stepped
 from unified_latents.models import sampling
 from unified_latents.models.sampling import Coefficients
 
@@ -41,7 +41,8 @@ def run(
 ) -> Stepped:
     """One clipped step of x_t, v_c, v_u and the previous x̂."""
     x_t, conditional, unconditional, previous = inputs
-    return operator(x_t, conditional, unconditional, previous, row, each, clip=True)
+    guidance = Guidance(unconditional, 2 + row.log_snr.float().tanh())
+    return operator(x_t, conditional, previous, row, each, guidance, clip=True)
 
 
 def words(each: Keys, size: int, block: int) -> Tensor:
@@ -102,25 +103,47 @@ def step(sampler: sampling.SamplerName, rows: int) -> Step:
     lam_s[-1] = torch.inf
     before = torch.full((rows,), -torch.inf) if rows == 1 else lam_t - 1.5
     columns: Coefficients = sampling.SAMPLERS[sampler](lam_t.double(), lam_s.double(), before)
-    return Step(lam_t, torch.stack(columns, -1).float(), torch.linspace(0.5, 4, rows))
+    return Step(lam_t, torch.stack(columns, -1).float())
 
 
-@pytest.mark.parametrize("clip", [False, True])
+def guides(which: str, v_u: Tensor) -> Guidance | None:
+    """No guidance, every row's, or every other row's, last one first."""
+    if which == "none":
+        return None
+    if which == "all":
+        return Guidance(v_u, torch.linspace(0.5, 4, len(v_u)))
+    rows = torch.arange(0, len(v_u), 2).flip(0)
+    return Guidance(v_u[rows], torch.linspace(0.5, 4, len(rows)), rows)
+
+
+def guided_v(v_c: Tensor, guidance: Guidance | None) -> Tensor:
+    """v_u + w (v_c − v_u), row by row."""
+    result = v_c.clone()
+    if guidance is None:
+        return result
+    rows = torch.arange(len(v_c)) if guidance.rows is None else guidance.rows
+    for row, v_u, w in zip(rows, guidance.unconditional.to(v_c), guidance.scale, strict=True):
+        result[row] = v_u + w.double() * (v_c[row] - v_u)
+    return result
+
+
+@pytest.mark.parametrize("guidance", ["none", "all", "some"])
 @pytest.mark.parametrize("sampler", sampling.SAMPLERS)
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5, 41), (4, 3, 16, 16)])
+@pytest.mark.parametrize(
+    ("shape", "clip"), [((1, 1), True), ((3, 5, 41), False), ((4, 3, 7), True)]
+)
 def test_guided_step_equals_the_sampler_loop(
-    shape: tuple[int, ...], sampler: sampling.SamplerName, clip: bool
+    shape: tuple[int, ...], clip: bool, sampler: sampling.SamplerName, guidance: str
 ) -> None:
-    """The fused step, its reference, and guide + advance of the models' own loop in fp64."""
+    """The fused step and its reference against guidance by hand and `advance` in fp64."""
     x, v_c, v_u, before = (draw(*shape, seed=i) for i in range(4))
-    row, each = step(sampler, len(x)), keys(len(x))
-    got = fused.guided_step(x, v_c, v_u, before, row, each, clip=clip)
+    row, each, guide = step(sampler, len(x)), keys(len(x)), guides(guidance, v_u)
+    got = fused.guided_step(x, v_c, before, row, each, guide, clip=clip)
     exact = Step(*(part.double() for part in row))
     state = sampling.State(x.double(), before.double())
-    v_hat = sampling.guide(v_c.double(), v_u.double(), exact.guidance)
-    eps = each.normal(x).double()
+    v_hat, eps = guided_v(v_c.double(), guide), each.normal(x).double()
     want = sampling.advance(state, v_hat, exact.log_snr, exact.coefficients, eps, clip=clip)
-    slow = noise.guided_step(x, v_c, v_u, before, row, each, clip=clip)
+    slow = noise.guided_step(x, v_c, before, row, each, guide, clip=clip)
     for fast, plain, truth in zip(got, slow, want, strict=True):
         assert error(fast, truth) <= 1e-5
         assert error(plain, truth) <= 1e-5
@@ -153,15 +176,19 @@ def test_not_a_number_stays_one_through_the_clip() -> None:
     """The guard against faults looks at the result."""
     x = torch.full((1, 8), torch.nan)
     zero = torch.zeros(1, 8)
-    got = fused.guided_step(x, zero, zero, zero, step("ddim", 1), keys(1), clip=True)
+    got = fused.guided_step(x, zero, zero, step("ddim", 1), keys(1), clip=True)
     assert got.x_s.isnan().all()
 
 
 def test_what_is_not_supported_is_named() -> None:
     with pytest.raises(UnsupportedError, match=r"dtype torch.float64 .*float32.*bfloat16"):
         fused.diffuse(draw(2, 3).double(), draw(2), keys(2))
-    x = draw(2, 8)
+    x, row = draw(2, 8), step("ddim", 2)
     with pytest.raises(UnsupportedError, match="shape"):
-        fused.guided_step(x, x, x[:, :4], x, step("ddim", 2), keys(2), clip=False)
+        fused.guided_step(x, x[:, :4], x, row, keys(2), clip=False)
+    with pytest.raises(UnsupportedError, match="shape"):
+        fused.guided_step(x, x, x, row, keys(2), Guidance(x[:, :4], torch.ones(2)), clip=False)
+    with pytest.raises(UnsupportedError, match=r"guidance 1 .*use 2"):
+        fused.guided_step(x, x, x, row, keys(2), Guidance(x[:1], torch.ones(1)), clip=False)
     with pytest.raises(UnsupportedError, match="coefficients"):
-        fused.guided_step(x, x, x, x, step("ddim", 3), keys(2), clip=False)
+        fused.guided_step(x, x, x, step("ddim", 3), keys(2), clip=False)
