@@ -122,6 +122,12 @@ def small_base(unified: UnifiedConfig, classes: int) -> BaseConfig:
     )
 
 
+def sprites_base(unified: UnifiedConfig, classes: int) -> BaseConfig:
+    """The base model for `sprites`: [128, 192] channels, [4, 4] blocks."""
+    outer = TransformerConfig(width=128, depth=4, head_dim=32)
+    return replace(small_base(unified, classes), outer=outer)
+
+
 def _merged(unified: UnifiedConfig) -> tuple[int, ...]:
     """Neighbouring cells are merged in space, never in time."""
     return (*[1] * (len(unified.grid) - 2), *_HALF)

@@ -16,6 +16,7 @@ from unified_latents.models import checkpoint as checkpoints
 from unified_latents.models.manifest import CheckpointError
 from unified_latents.training import bench as benchmark
 from unified_latents.training import recipes, runner
+from unified_latents.training.data.animated_emoji import prepare_animated_emoji
 from unified_latents.training.data.card import DataCard, DataError, Fit, read_card
 from unified_latents.training.data.moving_sprites import Scene, prepare_moving_sprites
 from unified_latents.training.data.sets import load, prepare_fashion_mnist, prepare_folder
@@ -201,6 +202,18 @@ def data_moving_sprites(
     """Clips of Fashion-MNIST sprites that bounce about."""
     scene = Scene(size, frames, sprites)
     _tell(prepare_moving_sprites(out, scene, (train, test), seed, source), out)
+
+
+@data_app.command("animated-emoji")
+def data_animated_emoji(
+    out: DataOut,
+    size: Annotated[int, typer.Option(help="Side of the square frames, in pixels.")] = 64,
+    source: Annotated[
+        Path | None, typer.Option(help="A node_modules folder, or an .npz of clips; else npm.")
+    ] = None,
+) -> None:
+    """Clips of animated Fluent emoji, about 730 MB of packages."""
+    _tell(prepare_animated_emoji(out, source, size), out)
 
 
 @data_app.command("folder")

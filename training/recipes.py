@@ -158,8 +158,10 @@ def small_base(card: DataCard, unified: UnifiedConfig) -> Stage2Recipe:
 
 def moving_sprites_base(card: DataCard, unified: UnifiedConfig) -> Stage2Recipe:
     """The video demo's base model."""
-    training = Training(steps=4_000, batch=32, log_every=50, grid_every=500)
-    return replace(_stage2("moving_sprites", training, card, unified), defaults=_CLIPS)
+    training = Training(steps=3_000, batch=32, log_every=50, grid_every=500)
+    check_images(unified, card)
+    model = presets.sprites_base(unified, classes=len(card.labels))
+    return Stage2Recipe("moving_sprites", model, training, defaults=_CLIPS)
 
 
 STAGE1: dict[str, Callable[[DataCard], Stage1Recipe]] = {

@@ -17,7 +17,7 @@ from unified_latents.models.config import BaseConfig, UnifiedConfig
 from unified_latents.models.unified import UnifiedLatents
 from unified_latents.training.flops import forward_flops
 
-_CLASSES = {"fashion": 10, "sprites": 2, "imagenet-512": 1000, "kinetics-600": 600}
+_CLASSES = {"sprites": 2, "imagenet-512": 1000, "kinetics-600": 600}
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,11 @@ class Size:
 
 def sizes() -> Iterator[Size]:
     """Every preset's networks."""
-    for unified in (presets.fashion(), presets.small_64(3), presets.sprites()):
+    for unified in (presets.fashion(), presets.small_64(3)):
         yield from unified_sizes(unified)
-        yield base_size(presets.small_base(unified, _CLASSES.get(unified.name, 10)))
+        yield base_size(presets.small_base(unified, 10))
+    yield from unified_sizes(presets.sprites())
+    yield base_size(presets.sprites_base(presets.sprites(), _CLASSES["sprites"]))
     for unified in (presets.imagenet_512(), presets.kinetics_600()):
         yield from unified_sizes(unified)
         for base in (presets.paper_base, presets.paper_base_small):
