@@ -8,6 +8,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -20,6 +21,7 @@ from unified_latents.service.engine.telemetry import Tick
 from unified_latents.service.http.app import create_app
 from unified_latents.service.http.core import Service
 from unified_latents.service.http.images import refuse_damage
+from unified_latents.service.http.stream.stall import Connection
 from unified_latents.service.keys import KeyRing
 from unified_latents.service.metrics import Metrics
 from unified_latents.service.settings import Settings
@@ -145,7 +147,8 @@ def serve(settings: Settings, ring: KeyRing) -> bool:
         app,
         host=settings.host,
         port=settings.port,
-        http="h11",  # the one that bounds a request's head; httptools keeps whatever is sent
+        # h11 is the one that bounds a request's head; httptools keeps whatever is sent
+        http=partial(Connection, stall=settings.stall),  # type: ignore[arg-type]
         h11_max_incomplete_event_size=_MAX_HEAD,
         access_log=False,
         log_config=None,

@@ -71,6 +71,10 @@ class Settings(BaseSettings):
     device: str = "cpu"
     grace: int = Field(default=30, ge=0)
     """Seconds that open requests get to finish after SIGTERM."""
+    heartbeat: float = Field(default=10.0, gt=0)
+    """Seconds of silence in a stream of events after which a comment is sent."""
+    stall: float = Field(default=30.0, gt=0)
+    """Seconds in which a client must read something of what waits for it, or it is dropped."""
     hang: float = Field(default=30.0, ge=1.0)
     """Seconds without a pass, or a sign of life, after which the engine is replaced."""
     patience: float = Field(default=300.0, ge=1.0)

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from functools import partial
 from typing import cast
 
 from fastapi import Request, Response
 
 from unified_latents.service.engine.messages import (
+    Accepted,
+    Array,
     Bitrate,
     Encode,
+    Error,
+    Event,
     Generate,
     ModelCard,
+    Preview,
+    Progress,
     Ready,
     Result,
 )
+from unified_latents.service.engine.seam import EngineError
 from unified_latents.service.http import core
 from unified_latents.service.http.answers import Receipts, answer, headers, latent_files
 from unified_latents.service.http.images import FitReport, encode
 from unified_latents.service.http.latents import write
-from unified_latents.service.http.negotiation import JSON, LATENT, Choice, Format
-from unified_latents.service.http.schemas import BitrateReport, EncodeResponse
+from unified_latents.service.http.negotiation import JSON, LATENT, Choice, Format, wants_stream
+from unified_latents.service.http.problems import from_engine, invalid, request_id
+from unified_latents.service.http.schemas import (
+    BitrateReport,
+    DecodeQuery,
+    EncodeResponse,
+    GenerateRequest,
+)
+from unified_latents.service.http.stream.mailbox import follow
+from unified_latents.service.http.stream.sse import HEARTBEAT, EventStream
+from unified_latents.service.http.stream.sse import event as sse_event
 from unified_latents.service.jobs.calls import Call
 
 
@@ -31,6 +51,71 @@ async def reply(request: Request, call: Call) -> Response:
     done = await service.run(request, call.message)
     ready = service.ready()
     return await service.in_thread(lambda: render(call, ready, done))
+
+
+async def answer_as_asked(
+    request: Request, prepare: Callable[[str], Call], asked: GenerateRequest | DecodeQuery
+) -> Response:
+    """A stream of the call's events where one was asked for, else its answer.
+
+    `prepare` makes the call for an Accept header; what a stream ends with is JSON.
+    """
+    accept = core.accept(request)
+    if asked.stream or wants_stream(accept):
+        return await stream(request, prepare(JSON))
+    if asked.previews:
+        raise invalid("previews", "needs a stream", 0)
+    return await reply(request, prepare(accept))
+
+
+async def stream(request: Request, call: Call) -> Response:
+    """The events of a call; what is wrong before its first event is an answer of its own."""
+    service, identity = core.of(request), request_id(request)
+    first, events = await service.begin(request, call.message)
+    told = follow(first, events, service.settings.heartbeat)
+    return EventStream(_frames(service, call, identity, told))
+
+
+async def _frames(
+    service: core.Service, call: Call, identity: str, events: AsyncGenerator[Event | None, None]
+) -> AsyncGenerator[bytes, None]:
+    ended = False
+    try:
+        async with aclosing(events):
+            async for event in events:
+                ended = isinstance(event, Result | Error)
+                yield await service.in_thread(partial(_frame, service, call, identity, event))
+    finally:
+        if not ended:
+            service.metrics.cancelled.labels("running").inc()
+
+
+def _frame(service: core.Service, call: Call, identity: str, event: Event | None) -> bytes:
+    """An event as its reader sees it; a comment for none."""
+    match event:
+        case None:
+            return HEARTBEAT
+        case Accepted():
+            told = {"request_id": identity, "steps": event.steps, "eta": event.eta}
+        case Progress():
+            told = {"done": event.done, "steps": event.steps, "stage": event.stage}
+            told |= {"eta": event.eta}
+        case Preview():
+            told = {"sample": event.sample, "media_type": "image/png", "b64": look(event)}
+        case Result():
+            answer = render(call, service.ready(), event)
+            return sse_event("result", bytes(answer.body).decode())
+        case Error():
+            problem = from_engine(EngineError(event.code, event.detail))
+            return sse_event("error", problem.body(identity).model_dump_json())
+    return sse_event(type(event).__name__.lower(), json.dumps(told))
+
+
+def look(preview: Preview) -> str:
+    """A preview as base64 of a PNG."""
+    image = preview.image
+    batch = Array((1, *image.shape), image.dtype, image.data)
+    return base64.b64encode(encode(batch, "png")[0]).decode()
 
 
 def render(call: Call, ready: Ready, done: Result) -> Response:

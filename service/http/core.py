@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -96,9 +96,24 @@ class Service:
                 self.metrics.on_refusal("busy" if error.code == "busy" else "not_ready")
                 raise
 
+    async def begin(
+        self, request: Request, message: EngineRequest
+    ) -> tuple[Event, AsyncGenerator[Event, None]]:
+        """A request's first event, and the others; a Problem or EngineError where it has none."""
+        events = self.events(caller(request), message)
+        first = await self._unless_gone(request, anext(events))
+        if isinstance(first, Error):
+            await events.aclose()
+            raise EngineError(first.code, first.detail)
+        return first, events
+
     async def run(self, request: Request, message: EngineRequest) -> Result:
         """The engine's result; leaving the connection cancels the work between two passes."""
-        work = asyncio.ensure_future(self._result(caller(request), message))
+        return await self._unless_gone(request, self._result(caller(request), message))
+
+    async def _unless_gone(self, request: Request, doing: Awaitable[T]) -> T:
+        """The work's outcome; it is cancelled when the client leaves the connection."""
+        work = asyncio.ensure_future(doing)
         gone = asyncio.ensure_future(_disconnect(request))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -20,10 +21,11 @@ router = APIRouter()
 async def decode(request: Request, query: Annotated[DecodeQuery, Query()]) -> Response:
     """A `z_clean` is noised to λ(0) with the seed's own noise first; a `z_0` is taken as it is.
 
-    PNG by default for one sample, JSON for several.
+    PNG by default for one sample, JSON for several; `stream=true` gives events, as POST /generate.
     """
     body = await bodies.read_latent(request)
-    return await calls.reply(request, prepare(core.of(request), query, body, core.accept(request)))
+    made = partial(prepare, core.of(request), query, body)
+    return await calls.answer_as_asked(request, made, query)
 
 
 def prepare(service: core.Service, query: DecodeQuery, body: bytes, accept: str) -> Call:
@@ -44,6 +46,7 @@ def to_message(query: DecodeQuery, card: ModelCard, latent: latents.Latent) -> D
         strict=query.strict,
         priority=query.priority,
         timeout=query.timeout,
+        previews=query.previews,
         seed=core.seed_or_random(query.seed),
         first=query.sample,
         z=latent.z,

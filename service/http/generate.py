@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Request, Response
 
 from unified_latents.service.engine.messages import Generate, ModelCard, Trajectory
@@ -25,10 +27,11 @@ async def generate(request: Request) -> Response:
     """Same request, same seed: same bytes, whatever else the service is doing.
 
     JSON by default. `Accept: image/png` (webp, jpeg) with n = 1 gives the image alone, with its
-    receipt in the `UL-Receipt` header.
+    receipt in the `UL-Receipt` header. `stream: true`, or `Accept: text/event-stream`, gives the
+    events `accepted`, `progress`, `preview`, `result` (the JSON) and `error`.
     """
     body = await bodies.read_json(request, GenerateRequest)
-    return await calls.reply(request, prepare(core.of(request), body, core.accept(request)))
+    return await calls.answer_as_asked(request, partial(prepare, core.of(request), body), body)
 
 
 def prepare(service: core.Service, body: GenerateRequest, accept: str) -> Call:
@@ -55,6 +58,7 @@ def to_message(body: GenerateRequest, card: ModelCard, *, decode: bool) -> Gener
         strict=body.strict,
         priority=body.priority,
         timeout=body.timeout,
+        previews=body.previews,
         seed=core.seed_or_random(body.seed),
         first=0,
         n=body.n,

@@ -15,6 +15,7 @@ from unified_latents.service.http.problems import FieldError, Problem
 Format = Literal["png", "webp", "jpeg", "latents"]
 
 JSON = "application/json"
+EVENTS = "text/event-stream"
 LATENT = "application/vnd.ul.latent+safetensors"
 MEDIA_TYPES: dict[Format, str] = {
     "png": "image/png",
@@ -74,6 +75,13 @@ def quality(ranges: Sequence[_Range], media_type: str) -> float:
     """How welcome a media type is: the quality of the most specific range that matches it."""
     matching = [r for r in ranges if r.matches(media_type)]
     return max(matching, key=lambda r: r.specificity).quality if matching else 0.0
+
+
+def wants_stream(accept: str | None) -> bool:
+    """Whether server-sent events were asked for by name, and JSON is not more welcome."""
+    ranges = parse_accept(accept)
+    named = [r for r in ranges if r.pattern == EVENTS]
+    return bool(named) and named[0].quality > 0 and named[0].quality >= quality(ranges, JSON)
 
 
 def choose(

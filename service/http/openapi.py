@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from unified_latents.service.http.bodies import BINARY, FORM, IMAGES
-from unified_latents.service.http.negotiation import JSON, LATENT, MEDIA_TYPES
+from unified_latents.service.http.negotiation import EVENTS, JSON, LATENT, MEDIA_TYPES
 from unified_latents.service.http.problems import MEDIA_TYPE, ProblemBody
 from unified_latents.service.http.schemas import (
     EncodeBody,
@@ -94,7 +94,7 @@ def _describe_bodies(paths: dict[str, Any]) -> None:
     _describe(
         paths["/generate"]["post"],
         {JSON: _json(GenerateRequest)},
-        {JSON: _json(ImagesResponse), **pictures, LATENT: _BYTES},
+        {JSON: _json(ImagesResponse), **pictures, LATENT: _BYTES, EVENTS: _text()},
     )
     _describe(
         paths["/encode"]["post"], encode_inputs, {JSON: _json(EncodeResponse), LATENT: _BYTES}
@@ -102,7 +102,7 @@ def _describe_bodies(paths: dict[str, Any]) -> None:
     _describe(
         paths["/decode"]["post"],
         {LATENT: _BYTES, BINARY: _BYTES},
-        {"image/png": _BYTES, JSON: _json(ImagesResponse), **pictures},
+        {"image/png": _BYTES, JSON: _json(ImagesResponse), **pictures, EVENTS: _text()},
     )
 
     _describe(paths["/replay"]["post"], {JSON: _json(ReplayRequest)}, {JSON: _json(ReplayResponse)})

@@ -89,9 +89,9 @@ class Problem(Exception):
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
 
-    def response(self, request_id: str) -> Response:
-        """The answer itself."""
-        body = ProblemBody(
+    def body(self, request_id: str) -> ProblemBody:
+        """What the answer says."""
+        return ProblemBody(
             type=f"urn:ul:problem:{self.code}",
             title=_TITLES.get(self.status, "Error"),
             status=self.status,
@@ -100,7 +100,11 @@ class Problem(Exception):
             errors=list(self.errors),
             request_id=request_id,
         )
-        return Response(body.model_dump_json(), self.status, self.headers, MEDIA_TYPE)
+
+    def response(self, request_id: str) -> Response:
+        """The answer itself."""
+        text = self.body(request_id).model_dump_json()
+        return Response(text, self.status, self.headers, MEDIA_TYPE)
 
 
 def invalid(field: str, message: str, limit: float | str | None = None) -> Problem:

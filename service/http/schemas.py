@@ -14,6 +14,7 @@ from unified_latents.service.http.negotiation import Format
 MAX_SEED = 2**53 - 1
 MAX_STEPS = 1000
 MAX_LEVELS = 1024
+MAX_PREVIEWS = 16
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
@@ -21,6 +22,7 @@ ModelName = Annotated[str, Field(min_length=1, max_length=64)]
 Label = Annotated[StrictInt, Field(ge=0)] | Annotated[StrictStr, Field(max_length=200)] | None
 Level = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Timeout = Annotated[float, Field(gt=0, le=86_400)]
+Previews = Annotated[int, Field(ge=0, le=MAX_PREVIEWS)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
 Index = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -74,6 +76,8 @@ class GenerateRequest(Body):
         None, description="Seconds until a 504; refused at once where a forecast says so."
     )
     format: Format | None = Field(None, description="What is inside the answer; beats Accept.")
+    stream: bool = Field(False, description="Answer with server-sent events as the work goes on.")
+    previews: Previews = Field(0, description="Early looks at each sample, in a stream.")
 
     @field_validator("guidance_interval")
     @classmethod
@@ -121,6 +125,8 @@ class DecodeQuery(Query):
     priority: Priority = "normal"
     timeout: Timeout | None = None
     format: Literal["png", "webp", "jpeg"] | None = None
+    stream: bool = False
+    previews: Previews = 0
 
 
 class Receipt(Body):

@@ -1,0 +1,1 @@
+"""Server-sent events: what is worth telling, how it is written, and clients that never read."""
