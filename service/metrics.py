@@ -26,6 +26,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._declare_http()
         self._declare_passes()
+        self._declare_faults()
         self._declare_state()
 
     def _declare_http(self) -> None:
@@ -78,6 +79,21 @@ class Metrics:
             "ul_nonfinite_rows_total", "Rows that were not finite.", ["stage"], registry=registry
         )
 
+    def _declare_faults(self) -> None:
+        registry = self.registry
+        self.oom = Counter(
+            "ul_oom_total",
+            "Passes that memory did not hold, by what was done: split, retry, failed.",
+            ["stage", "action"],
+            registry=registry,
+        )
+        self.bisect = Counter(
+            "ul_bisect_total",
+            "Batches that raised: recovered, or a culprit failed alone.",
+            ["outcome"],
+            registry=registry,
+        )
+
     def _declare_state(self) -> None:
         registry = self.registry
         self.rejected = Counter(
@@ -126,12 +142,13 @@ class Metrics:
 
     def on_tick(self, tick: Tick) -> None:
         """One pass of the engine."""
-        rows = tick.conditional_rows + tick.unconditional_rows
+        rows = tick.conditional_rows + tick.unconditional_rows + tick.preview_rows
         stage = tick.stage
         self.batch_rows.labels(stage).observe(rows)
         self.step_duration.labels(stage, str(_bucket(rows))).observe(tick.seconds)
         self.row_steps.labels(stage, "conditional").inc(tick.conditional_rows)
         self.row_steps.labels(stage, "unconditional").inc(tick.unconditional_rows)
+        self.row_steps.labels(stage, "preview").inc(tick.preview_rows)
         self.nonfinite.labels(stage).inc(tick.nonfinite)
         for priority, waits in tick.waited.items():
             for wait in waits:
@@ -142,6 +159,10 @@ class Metrics:
         for name, samples in tick.inflight.items():
             self.inflight_rows.labels(name).set(samples)
         self.drain.set(tick.drain)
+        for action, count in tick.out_of_memory.items():
+            self.oom.labels(stage, action).inc(count)
+        for outcome, count in tick.bisected.items():
+            self.bisect.labels(outcome).inc(count)
 
     def on_ready(self, ready: Ready) -> None:
         """An engine that has loaded its models."""

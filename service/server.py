@@ -133,6 +133,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         max_pending=settings.max_pending,
         hang=settings.hang,
         patience=settings.patience,
+        cache=settings.home / "cache",
     )
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from contextlib import aclosing
 
 import msgspec
 
@@ -22,7 +21,6 @@ from unified_latents.service.engine import frames
 from unified_latents.service.engine.messages import (
     PROTOCOL,
     Cancel,
-    Error,
     Event,
     Failed,
     Message,
@@ -30,9 +28,7 @@ from unified_latents.service.engine.messages import (
     Pong,
     Ready,
     Request,
-    Result,
 )
-from unified_latents.service.engine.replay import MAX_DEATHS, Replay
 from unified_latents.service.engine.seam import (
     Death,
     NotReadyError,
@@ -43,6 +39,7 @@ from unified_latents.service.engine.seam import (
 )
 from unified_latents.service.engine.spawn import EngineOptions, EngineProcess, spawn
 from unified_latents.service.engine.telemetry import Costs, Tick
+from unified_latents.service.engine.tickets import Ticket, Tickets
 from unified_latents.service.engine.watchdog import PERIOD, Watchdog
 
 _BACKOFF = (0.0, 0.2, 1.0, 5.0, 30.0)
@@ -51,23 +48,13 @@ _STREAM_LIMIT = 2**20
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class _Ticket:
-    """A request in flight, as the parent keeps it for a replay."""
-
-    request: Request
-    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-
-
 class EngineClient:
     """Owns one engine process at a time. Use it from one event loop, in the main thread."""
 
     def __init__(self, options: EngineOptions, observer: Observer | None = None) -> None:
         self._options = options
         self._observer = observer
-        self._ids = itertools.count(1)
-        self._tickets: dict[int, _Ticket] = {}
-        self._replay = Replay()
+        self._tickets = Tickets(options.max_rows)
         self._supervisor: asyncio.Task[None] | None = None
         self._watchdog = Watchdog(options.hang, options.patience)
         self._writer: asyncio.StreamWriter | None = None
@@ -78,7 +65,6 @@ class EngineClient:
         self._restarts = 0
         self._last_step = time.monotonic()
         self._reason: Reason = "exit"
-        self._costs = Costs(())
         self._drained_at = 0.0
 
     @property
@@ -89,7 +75,11 @@ class EngineClient:
     @property
     def costs(self) -> Costs:
         """What the engine has measured."""
-        return self._costs
+        return self._tickets.outlook.costs
+
+    def eta(self, request: Request) -> float | None:
+        """Seconds that a request would take if it came now; None where nothing is known."""
+        return self._tickets.outlook.eta(request)
 
     @property
     def status(self) -> Status:
@@ -119,47 +109,36 @@ class EngineClient:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
             self._supervisor = None
-        for number in list(self._tickets):
-            self._end(number, "shutting_down", "the service is shutting down")
+        self._tickets.end("shutting_down", "the service is shutting down")
 
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         """The events of one request; `NotReadyError` where no engine can take it."""
-        number, ticket = self._admit(request)
+        ticket = self._admit(request)
         try:
-            while True:
-                event = await ticket.events.get()
-                yield event
-                if isinstance(event, Result | Error):
-                    return
+            async with aclosing(ticket.follow(self._tickets.clock)) as events:
+                async for event in events:
+                    yield event
         finally:
-            if self._forget(number):
-                self._send(Cancel(number))
+            if self._tickets.forget(ticket.request.id):
+                self._send(Cancel(ticket.request.id))
             self._dispatch()
 
-    def _admit(self, request: Request) -> tuple[int, _Ticket]:
+    def _admit(self, request: Request) -> Ticket:
         if self._state in ("failed", "stopped") or self._ready is None:
             raise NotReadyError("not_ready", f"the engine is {self._state}")
         if len(self._tickets) >= self._options.max_pending:
             raise NotReadyError("busy", f"{len(self._tickets)} requests are already in flight")
         if not self._tickets:
             self._last_step = time.monotonic()
-        number = next(self._ids)
-        ticket = _Ticket(msgspec.structs.replace(request, id=number))
-        self._tickets[number] = ticket
-        self._replay.add(number)
+        ticket = self._tickets.open(request)
         self._dispatch()
-        return number, ticket
-
-    def _forget(self, number: int) -> bool:
-        """Drop a request that has ended; whether the engine still works on it."""
-        self._tickets.pop(number, None)
-        return self._replay.remove(number)
+        return ticket
 
     def _dispatch(self) -> None:
         """Give the engine what it may have now."""
         if self._state == "ready":
-            for number in self._replay.send():
-                self._send(self._tickets[number].request)
+            for request in self._tickets.send():
+                self._send(request)
 
     def _send(self, message: msgspec.Struct) -> None:
         if self._writer is not None and not self._writer.is_closing():
@@ -228,11 +207,12 @@ class EngineClient:
                 case Tick():
                     self._on_tick(message)
                 case Costs():
-                    self._costs = message
+                    self._tickets.outlook.learn(message)
                 case Pong():
                     self._watchdog.answered(message.turn)
                 case _:
-                    self._deliver(message)
+                    if self._tickets.deliver(message):
+                        self._dispatch()
 
     def _on_tick(self, tick: Tick) -> None:
         self._watchdog.stepped()
@@ -262,23 +242,8 @@ class EngineClient:
         self._reason = "hang"
         process.kill()
 
-    def _deliver(self, event: Event) -> None:
-        ticket = self._tickets.get(event.id)
-        if ticket is None:
-            return
-        ticket.events.put_nowait(event)
-        if isinstance(event, Result | Error):
-            self._forget(event.id)
-            self._dispatch()
-
     def _bury(self) -> None:
         """The death of an engine, for the requests that it had."""
-        lost = self._replay.bury()
-        for number in lost:
-            self._end(number, "engine_lost", f"{MAX_DEATHS} engines died under this request")
+        lost = self._tickets.bury()
         if self._observer:
-            self._observer.on_death(Death(self._reason, len(self._tickets), len(lost)))
-
-    def _end(self, number: int, code: str, detail: str) -> None:
-        event = msgspec.convert({"id": number, "code": code, "detail": detail}, Error)
-        self._deliver(event)
+            self._observer.on_death(Death(self._reason, len(self._tickets), lost))

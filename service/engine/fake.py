@@ -38,6 +38,7 @@ from unified_latents.service.engine.messages import (
 )
 from unified_latents.service.engine.seam import NotReadyError, State, Status
 from unified_latents.service.engine.telemetry import Costs, StageName
+from unified_latents.service.engine.tickets import overdue
 
 
 def fake_card(name: str = "fake", kind: str = "generator") -> ModelCard:
@@ -73,13 +74,19 @@ class FakeEngine:
         self._open.set()
         self.in_flight: set[int] = set()
         self.cancelled: list[int] = []
+        self.forecast: float | None = None
+        """Seconds that every request is said to take; None: nothing is measured here."""
         self.requests: list[Request] = []
         """All that was submitted."""
 
     @property
     def costs(self) -> Costs:
-        """Nothing is measured here."""
+        """None."""
         return Costs(())
+
+    def eta(self, request: Request) -> float | None:
+        """What a test has set."""
+        return self.forecast
 
     @property
     def status(self) -> Status:
@@ -120,7 +127,7 @@ class FakeEngine:
             yield Accepted(number, 1, eta=0.0)
             if not await self._opened(request.timeout):
                 ended = True
-                yield Error(number, "deadline_exceeded", "the time for this request is over")
+                yield overdue(number)
                 return
             for preview in self._previews(number, request):
                 yield preview

@@ -66,6 +66,8 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     threads: int
     max_rows: int
     device: str
+    cache: str | None = None
+    """A folder for what an engine may lose: the costs of its passes."""
 
 
 class Generate(msgspec.Struct, tag="generate", frozen=True):

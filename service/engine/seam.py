@@ -80,6 +80,10 @@ class Engine(Protocol):
         """What passes have been measured to cost; empty before the first."""
         ...
 
+    def eta(self, request: Request) -> float | None:
+        """Seconds that a request would take if it came now; None where nothing is known."""
+        ...
+
     @property
     def status(self) -> Status: ...
 

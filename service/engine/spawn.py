@@ -36,13 +36,16 @@ class EngineOptions:
     """Seconds without a pass while there is work, or without a sign of life: a hang."""
     patience: float = 300.0
     """Seconds without a sign of life from an engine that has not given one yet."""
+    cache: Path | None = None
+    """Where the engine keeps what its passes cost; None: nowhere."""
     environment: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = STEPPER
     """Run with the number of its pipe's descriptor as one more argument."""
 
     @property
     def hello(self) -> Hello:
-        return Hello(PROTOCOL, self.checkpoints, self.threads, self.max_rows, self.device)
+        cache = None if self.cache is None else str(self.cache)
+        return Hello(PROTOCOL, self.checkpoints, self.threads, self.max_rows, self.device, cache)
 
 
 def conditional_bitwise_reproducibility(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

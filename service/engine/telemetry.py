@@ -29,15 +29,22 @@ class Tick(msgspec.Struct, tag="tick", frozen=True):
     """Those of them whose request has not had its first step."""
     drain: float = 0.0
     """Forecast of the seconds until all that the engine has now is done."""
+    preview_rows: int = 0
+    """Rows that were early looks."""
+    out_of_memory: dict[str, int] = {}
+    """Times that memory ran out, by what was done: split, retry, failed."""
+    bisected: dict[str, int] = {}
+    """Batches that raised, by how that ended: recovered, culprit."""
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """Seconds of one pass of up to `bucket` rows."""
+    """A pass of up to `bucket` rows (a power of two): mean rows and mean seconds."""
 
     model: str
     strict: bool
     stage: StageName
     bucket: int
+    rows: float
     seconds: float
 
 
@@ -45,3 +52,5 @@ class Costs(msgspec.Struct, tag="costs", frozen=True):
     """All that the engine has measured; sent when it is ready, and again as it learns."""
 
     costs: tuple[Cost, ...]
+    bias: float = 1.0
+    """How many times as long as forecast requests took lately."""

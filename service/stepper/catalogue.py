@@ -29,6 +29,11 @@ class Model:
     card: ModelCard
     device: str
 
+    @property
+    def key(self) -> str:
+        """Name and digest: rows of one key share passes."""
+        return f"{self.card.name}@{self.card.digest}"
+
 
 def load(wanted: Checkpoint, device: str) -> Model:
     """Load, move to `device`, run the canary; `CheckpointError` names what is wrong."""

@@ -1,7 +1,7 @@
 """The step loop: take what has arrived, run one pass, send what came of it, and again.
 
-A pass that raises is tried again in halves until the culprit stands alone, and once more there; a
-row that is not finite fails alone. Either way the others go on from where they were.
+Between two passes requests join, are cancelled and meet their deadlines; `scheduler` says whose
+rows the next pass holds, `attempt` runs it, and a row that is not finite fails its request alone.
 """
 
 from __future__ import annotations
@@ -9,48 +9,42 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from unified_latents.models.pixels import from_unit
+from unified_latents.service.engine.forecast import Forecast, Key
 from unified_latents.service.engine.messages import (
     Accepted,
-    Array,
-    Bitrate,
     Cancel,
     Command,
-    Encode,
     Error,
+    ErrorCode,
     Generate,
     Message,
+    Preview,
     Progress,
     Request,
-    Result,
 )
 from unified_latents.service.engine.telemetry import PRIORITIES, Priority, StageName, Tick
+from unified_latents.service.stepper.answer import array, result
+from unified_latents.service.stepper.attempt import Report, attempt, failure
 from unified_latents.service.stepper.catalogue import Model
-from unified_latents.service.stepper.passes import PASSES, Outcome, finished_latent
-from unified_latents.service.stepper.pool import Pool
+from unified_latents.service.stepper.costs import CostModel
+from unified_latents.service.stepper.looks import look, marks
+from unified_latents.service.stepper.passes import Outcome
+from unified_latents.service.stepper.scheduler import Group, Scheduler
 from unified_latents.service.stepper.work import Job, Sample, following
 from unified_latents.service.stepper.work import job as new_job
 
 log = logging.getLogger(__name__)
 
 STAGES: tuple[StageName, ...] = ("encode", "rate", "base", "decode")
-
-
-@dataclass
-class _PassReport:
-    """What one tick adds up while it runs."""
-
-    conditional: int = 0
-    unconditional: int = 0
-    nonfinite: int = 0
-    waited: dict[Priority, tuple[float, ...]] = field(default_factory=dict)
-    touched: dict[int, Job] = field(default_factory=dict)
+_FORECAST_EVERY = 0.25
+"""Seconds for which a forecast of everything stands."""
+_TELL_EVERY = 2.0
+_SAVE_EVERY = 20.0
 
 
 class Loop:
@@ -62,30 +56,38 @@ class Loop:
         max_rows: int,
         send: Callable[[Message], None],
         clock: Callable[[], float] = time.monotonic,
+        costs: CostModel | None = None,
     ) -> None:
         self._models = models
-        self._max_rows = max_rows
         self._send = send
         self._clock = clock
         self._jobs: dict[int, Job] = {}
-        self._pool: Pool[Sample] = Pool()
+        self._scheduler: Scheduler[Sample] = Scheduler(max_rows)
+        self._costs = costs or CostModel("")
+        self._forecast = Forecast(self._costs.table, max_rows)
+        self._forecast_at = self._told_at = self._saved_at = clock()
+        self._drained_at = 0.0
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to step."""
         return bool(self._jobs)
 
+    @property
+    def empty(self) -> bool:
+        """Whether neither a request nor a row is left."""
+        return not self._jobs and self._scheduler.empty
+
     def take(self, command: Command) -> None:
         """A new request joins at the next pass; a cancelled one leaves before it."""
         if isinstance(command, Cancel):
-            self._jobs.pop(command.id, None)
-            self._pool.drop(command.id)
+            self._forget(command.id)
         elif isinstance(command, Request):
             try:
                 self._admit(command)
             except Exception as error:
                 log.exception("request %d could not start", command.id)
-                self._fail(command.id, error)
+                self._fail(command.id, *failure(error))
 
     @torch.inference_mode()
     def _admit(self, request: Request) -> None:
@@ -93,129 +95,185 @@ class Loop:
         if model is None or (isinstance(request, Generate) and model.base is None):
             self._send(Error(request.id, "unknown_model", "no such model here"))
             return
-        job = new_job(request, model, self._clock())
+        now = self._clock()
+        job = new_job(request, model, now)
+        job.marks = marks(request)
         self._jobs[request.id] = job
+        self._scheduler.enter(request.id, job.claim)
         for sample in job.samples:
-            self._pool.add(request.id, sample)
-        self._send(Accepted(request.id, job.steps))
+            self._scheduler.add(request.id, sample)
+        self._look_ahead(now)
+        eta = self._eta(job, now)
+        job.promised = None if eta is None else eta / self._costs.bias
+        self._send(Accepted(request.id, job.steps, eta))
 
     @torch.inference_mode()
     def tick(self) -> None:
         """One pass over the next batch."""
-        batch = self._pool.pick(self._max_rows)
-        if not batch:
-            return
         began = self._clock()
-        report = _PassReport()
-        self._arrive(batch, began, report)
-        self._run(batch, report)
-        self._send(self._tick_message(batch, began, report))
-        for number, job in report.touched.items():
-            if number in self._jobs:
-                self._send(Progress(number, job.done, job.steps, batch[0].stage))
-                self._conclude(job)
-
-    def _arrive(self, batch: Sequence[Sample], now: float, report: _PassReport) -> None:
-        for sample in batch:
-            if not sample.job.started:
-                sample.job.started = True
-                priority = sample.job.request.priority
-                wait = now - sample.job.arrived
-                report.waited[priority] = (*report.waited.get(priority, ()), wait)
-
-    def _run(self, batch: Sequence[Sample], report: _PassReport, *, again: bool = False) -> None:
-        """The pass; by halves where it raises, and `again` where it raised for one alone."""
+        self._expire(began)
+        batch = self._scheduler.pick(began)
         if not batch:
             return
-        unconditional = sum(sample.rows - 1 for sample in batch)
-        try:
-            outcomes = PASSES[batch[0].stage](batch)
-        except Exception as error:
-            if len(batch) == 1 and not again:
-                self._run(batch, report, again=True)
-                return
-            if len(batch) == 1:
-                log.exception("request %d failed alone", batch[0].job.request.id)
-                self._fail(batch[0].job.request.id, error)
-                return
-            half = len(batch) // 2
-            self._run(batch[:half], report)
-            self._run([s for s in batch[half:] if s.job.request.id in self._jobs], report)
-            return
-        report.conditional += len(batch)
-        report.unconditional += unconditional
-        for outcome in outcomes:
-            self._settle(outcome, report)
+        group, owners = batch[0].group, {sample.job.request.id for sample in batch}
+        waited = self._arrive(batch, began)
+        report = attempt(batch)
+        now = self._clock()
+        self._account(group, owners, report, now - began)
+        touched = self._settle(report)
+        if now - self._forecast_at >= _FORECAST_EVERY:
+            self._look_ahead(now)
+        self._send(self._tick_message(group.stage, report, now - began, waited, now))
+        for number, job in touched.items():
+            if number in self._jobs:
+                eta = self._eta(job, now)
+                self._send(Progress(number, job.done, job.steps, group.stage, eta))
+                self._conclude(job, now)
+        self._keep(now)
 
-    def _settle(self, outcome: Outcome, report: _PassReport) -> None:
-        sample = outcome.sample
-        job, number = sample.job, sample.job.request.id
-        if number not in self._jobs:
-            return
-        job.done += 1
-        report.touched[number] = job
-        if not outcome.finite:
-            report.nonfinite += 1
-            self._drop(number, Error(number, "nonfinite", f"a {sample.stage} row is not finite"))
-        elif outcome.output is not None:
+    def _expire(self, now: float) -> None:
+        late = [
+            number
+            for number, job in self._jobs.items()
+            if job.claim.deadline is not None and job.claim.deadline <= now
+        ]
+        for number in late:
+            self._fail(number, "deadline_exceeded", "the time for this request is over")
+
+    def _arrive(self, batch: Sequence[Sample], now: float) -> dict[Priority, tuple[float, ...]]:
+        """Seconds waited by each request that has its first step now."""
+        waited: dict[Priority, tuple[float, ...]] = {}
+        for job in {sample.job.request.id: sample.job for sample in batch}.values():
+            if not job.started:
+                job.started = True
+                priority = job.claim.priority
+                waited[priority] = (*waited.get(priority, ()), now - job.claim.arrived)
+        return waited
+
+    def _account(self, group: Group, owners: set[int], report: Report, seconds: float) -> None:
+        now = self._clock()
+        self._scheduler.ran(group, owners, seconds, now)
+        if report.fits is not None:
+            self._scheduler.cut(group, report.fits, now)
+        if report.clean and report.outcomes:
+            request = report.outcomes[0].sample.job.request
+            key = Key(request.model, request.strict, group.stage)
+            self._costs.observe(key, report.rows.total(), seconds)
+
+    def _settle(self, report: Report) -> dict[int, Job]:
+        """Move every sample on; the jobs that got further."""
+        touched: dict[int, Job] = {}
+        for number, (code, detail) in report.failed.items():
+            self._fail(number, code, detail)
+        for outcome in report.outcomes:
+            job, number = outcome.sample.job, outcome.sample.job.request.id
+            if number not in self._jobs:
+                continue
+            if outcome.sample.look:
+                self._show(outcome)
+                continue
+            job.done += 1
+            touched[number] = job
+            if not outcome.finite:
+                detail = f"a {outcome.sample.stage} row is not finite"
+                self._fail(number, "nonfinite", detail)
+            else:
+                self._go_on(outcome)
+        return touched
+
+    def _go_on(self, outcome: Outcome) -> None:
+        sample, number = outcome.sample, outcome.sample.job.request.id
+        seen = look(sample) if sample.job.marks else None
+        if isinstance(seen, Sample):
+            self._scheduler.add(number, seen)
+        elif seen is not None:
+            self._send(Preview(number, sample.index, array(seen)))
+        if outcome.output is not None:
             self._leave_stage(sample, outcome.output)
+
+    def _show(self, outcome: Outcome) -> None:
+        """The end of a look from the base model, if it came to anything."""
+        sample, number = outcome.sample, outcome.sample.job.request.id
+        self._scheduler.discard(number, sample)
+        if outcome.finite and outcome.output is not None:
+            self._send(Preview(number, sample.index, array(from_unit(outcome.output))))
 
     def _leave_stage(self, sample: Sample, output: Tensor) -> None:
         job, number = sample.job, sample.job.request.id
-        self._pool.discard(number, sample)
+        self._scheduler.discard(number, sample)
         after = following(sample, output)
         if after is not None:
-            self._pool.add(number, after)
+            self._scheduler.add(number, after)
         else:
             job.outputs[sample.index] = output
 
-    def _conclude(self, job: Job) -> None:
+    def _conclude(self, job: Job, now: float) -> None:
         if job.complete:
-            del self._jobs[job.request.id]
-            self._send(_result(job))
+            self._forget(job.request.id)
+            if job.promised is not None:
+                self._costs.learn(job.promised, now - job.claim.arrived)
+            self._send(result(job))
 
-    def _fail(self, number: int, error: Exception) -> None:
-        self._drop(number, Error(number, "engine_error", type(error).__name__))
+    def _fail(self, number: int, code: ErrorCode, detail: str) -> None:
+        self._forget(number)
+        self._send(Error(number, code, detail))
 
-    def _drop(self, number: int, message: Error) -> None:
+    def _forget(self, number: int) -> None:
         self._jobs.pop(number, None)
-        self._pool.drop(number)
-        self._send(message)
+        self._scheduler.drop(number)
 
-    def _tick_message(self, batch: Sequence[Sample], began: float, report: _PassReport) -> Tick:
+    def _look_ahead(self, now: float) -> None:
+        """Forecast the end of every job."""
+        self._forecast_at = now
+        work = []
+        for job in self._jobs.values():
+            job.whole = job.whole or self._forecast.load(job.request)
+            if job.left is not None:
+                work.append((job, job.left))
+        ends = self._forecast.etas([(job.request, left) for job, left in work], self._costs.bias)
+        for (job, _), seconds in zip(work, ends, strict=True):
+            job.ends = now + seconds
+        self._drained_at = now + max(ends, default=0.0)
+
+    def _eta(self, job: Job, now: float) -> float | None:
+        return None if job.ends is None else max(0.0, job.ends - now)
+
+    def _keep(self, now: float) -> None:
+        """Tell the parent what was learned, and write it down, now and then."""
+        if now - self._told_at >= _TELL_EVERY:
+            self._told_at = now
+            self._send(self._costs.message)
+        if now - self._saved_at >= _SAVE_EVERY:
+            self._saved_at = now
+            self._costs.save()
+
+    def _tick_message(
+        self,
+        stage: StageName,
+        report: Report,
+        seconds: float,
+        waited: dict[Priority, tuple[float, ...]],
+        now: float,
+    ) -> Tick:
         inflight = dict.fromkeys(STAGES, 0)
         queued = {stage: dict.fromkeys(PRIORITIES, 0) for stage in STAGES}
-        for group, size in self._pool.sizes().items():
+        for group, size in self._scheduler.sizes().items():
             inflight[group.stage] += size
         for job in self._jobs.values():
             if not job.started:
-                queued[job.samples[0].stage][job.request.priority] += len(job.samples)
+                queued[job.samples[0].stage][job.claim.priority] += len(job.samples)
         return Tick(
-            stage=batch[0].stage,
-            samples=len(batch),
-            conditional_rows=report.conditional,
-            unconditional_rows=report.unconditional,
-            seconds=self._clock() - began,
-            waited=report.waited,
-            nonfinite=report.nonfinite,
+            stage=stage,
+            samples=len(report.outcomes),
+            conditional_rows=report.rows["conditional"],
+            unconditional_rows=report.rows["unconditional"],
+            preview_rows=report.rows["preview"],
+            seconds=seconds,
+            waited=waited,
+            nonfinite=sum(not outcome.finite for outcome in report.outcomes),
             inflight=inflight,
             queued=queued,
+            drain=max(0.0, self._drained_at - now) if self._jobs else 0.0,
+            out_of_memory=dict(report.out_of_memory),
+            bisected=dict(report.bisected),
         )
-
-
-def _result(job: Job) -> Result:
-    number, request = job.request.id, job.request
-    outputs = torch.stack([output for output in job.outputs if output is not None])
-    if isinstance(request, Encode):
-        outputs = torch.stack([finished_latent(job.samples[0], outputs[0])])
-        bitrate = Bitrate(*job.bitrate) if job.bitrate else None
-        return Result(number, latents=_array(outputs), bitrate=bitrate)
-    if isinstance(request, Generate) and request.decode is None:
-        return Result(number, latents=_array(outputs))
-    return Result(number, images=_array(from_unit(outputs)))
-
-
-def _array(x: Tensor) -> Array:
-    values = x.cpu().contiguous().numpy()
-    kind = "uint8" if values.dtype == np.uint8 else "float32"
-    return Array(tuple(values.shape), kind, values.tobytes())  # type: ignore[arg-type]

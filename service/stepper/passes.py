@@ -17,10 +17,11 @@ from unified_latents.kernels.noise import Guidance, Step
 from unified_latents.models.bitrate import strata, summary
 from unified_latents.models.pixels import to_unit
 from unified_latents.models.sampling import NoiseKeys, Prediction, Stage, State, combined, step
+from unified_latents.service.engine.forecast import RATE_ROWS
 from unified_latents.service.engine.messages import Encode, Generate
 from unified_latents.service.engine.telemetry import StageName
 from unified_latents.service.stepper.numerics import arithmetic
-from unified_latents.service.stepper.work import RATE_ROWS, Sample, Walk, WalkNoise, noised
+from unified_latents.service.stepper.work import Sample, Walk, WalkNoise, noised
 
 _STEP_ROWS = 8
 

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 import msgspec
 import torch
@@ -32,6 +33,7 @@ from unified_latents.service.engine.messages import (
     Ready,
 )
 from unified_latents.service.stepper.catalogue import Model, load
+from unified_latents.service.stepper.costs import CostModel
 from unified_latents.service.stepper.loop import Loop
 from unified_latents.service.stepper.numerics import numerics_id
 
@@ -107,6 +109,11 @@ def describe(hello: Hello, models: dict[str, Model]) -> Ready:
     )
 
 
+def costs_file(hello: Hello) -> Path | None:
+    """Where the costs of passes outlive this engine."""
+    return None if hello.cache is None else Path(hello.cache) / "costs.json"
+
+
 def main(descriptor: int) -> int:
     """Serve the parent on the other end of `descriptor`; 1 where it cannot."""
     logging.basicConfig(level=logging.WARNING, format="engine: %(levelname)s %(message)s")
@@ -125,8 +132,11 @@ def main(descriptor: int) -> int:
         log.exception("the models do not load")
         pipe.send(Failed(str(error)))
         return 1
-    pipe.send(describe(hello, models))
-    loop = Loop(models, hello.max_rows, pipe.send)
+    ready = describe(hello, models)
+    costs = CostModel(ready.numerics_strict, costs_file(hello))
+    pipe.send(ready)
+    pipe.send(costs.message)
+    loop = Loop(models, hello.max_rows, pipe.send, costs=costs)
     while True:
         for command in pipe.commands(wait=not loop.busy):
             loop.take(command)

@@ -17,6 +17,7 @@ from unified_latents.kernels.dispatch import normal
 from unified_latents.kernels.noise import Keys
 from unified_latents.models import sampling
 from unified_latents.models.sampling import NoiseKeys, Plan, Stage, State
+from unified_latents.service.engine.forecast import Load, legs, samples
 from unified_latents.service.engine.messages import (
     Array,
     Decode,
@@ -27,14 +28,11 @@ from unified_latents.service.engine.messages import (
 )
 from unified_latents.service.engine.telemetry import StageName
 from unified_latents.service.stepper.catalogue import Model
-from unified_latents.service.stepper.pool import Group
+from unified_latents.service.stepper.scheduler import Claim, Group
 
 _NOISE_BLOCK = 2**14
 """Elements of noise drawn at once: many steps cost little more than one, but every sample on
 its way holds a block."""
-
-RATE_ROWS = 64
-"""Strata of a bitrate in one pass: a pass must stay short, whatever a request asks for."""
 
 
 @dataclass(eq=False)
@@ -119,17 +117,32 @@ class Job:
 
     request: Request
     model: Model
-    arrived: float
+    claim: Claim
     steps: int
     outputs: list[Tensor | None]
     done: int = 0
     started: bool = False
+    marks: frozenset[int] = frozenset()
+    """After how many of its steps a sample is looked at."""
+    whole: Load | None = None
+    """What the request costs from start to end."""
+    promised: float | None = None
+    """The forecast at its arrival, in seconds, before any correction for bias."""
+    ends: float | None = None
+    """When the latest forecast sees it done."""
     bitrate: tuple[float, float] | None = None
     samples: list[Sample] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         return all(output is not None for output in self.outputs)
+
+    @property
+    def left(self) -> Load | None:
+        """What is still to be done of it."""
+        if self.whole is None:
+            return None
+        return self.whole._replace(seconds=self.whole.seconds * (1 - self.done / self.steps))
 
 
 @dataclass(eq=False)
@@ -144,12 +157,14 @@ class Sample:
     """What the stage is conditioned on: pixels (encode), z_clean (rate), z_0 (decode)."""
     strata: list[Tensor] = field(default_factory=list)
     """What the passes of a rate have measured so far."""
+    look: bool = False
+    """An early look at a sample that goes on elsewhere."""
 
     @property
     def group(self) -> Group:
         request = self.job.request
         alone = request.id if self.stage == "rate" else 0
-        return Group(self.stage, request.model, request.strict, alone)
+        return Group(self.stage, self.job.model.key, request.strict, alone)
 
     @property
     def guided(self) -> bool:
@@ -195,39 +210,33 @@ def noised(model: Model, z_clean: Tensor, seed: int, sample: int) -> Tensor:
 
 def job(request: Request, model: Model, now: float) -> Job:
     """The request with its first samples."""
+    deadline = None if request.timeout is None else now + request.timeout
+    claim = Claim(request.priority, now, deadline)
+    n = samples(request)
+    steps = n * sum(leg.passes for leg in legs(request))
+    new = Job(request, model, claim, steps, [None] * n)
     match request:
         case Generate():
-            return _generate(request, model, now)
+            new.samples += [_first_step(new, request, i) for i in range(n)]
         case Encode():
-            new = Job(request, model, now, 1 + math.ceil(request.levels / RATE_ROWS), [None])
             pixels = tensor(request.image, model.device)
             new.samples.append(Sample(new, 0, "encode", given=pixels))
-            return new
         case Decode():
-            return _decode(request, model, now)
-
-
-def _generate(request: Generate, model: Model, now: float) -> Job:
-    steps = request.base.steps + (request.decode.steps if request.decode else 0)
-    new = Job(request, model, now, request.n * steps, [None] * request.n)
-    new.samples += [
-        Sample(
-            new, i, "base", walk(model, Stage.BASE, request.base, request.seed, request.first + i)
-        )
-        for i in range(request.n)
-    ]
+            rows = tensor(request.z, model.device)
+            new.samples += [_given_latent(new, request, i, row) for i, row in enumerate(rows)]
     return new
 
 
-def _decode(request: Decode, model: Model, now: float) -> Job:
-    rows = tensor(request.z, model.device)
-    new = Job(request, model, now, len(rows) * request.decode.steps, [None] * len(rows))
-    for i, row in enumerate(rows):
-        sample = request.first + i
-        z_0 = row if request.kind == "z_0" else noised(model, row, request.seed, sample)
-        how = walk(model, Stage.DECODE, request.decode, request.seed, sample)
-        new.samples.append(Sample(new, i, "decode", how, z_0))
-    return new
+def _first_step(new: Job, request: Generate, index: int) -> Sample:
+    how = walk(new.model, Stage.BASE, request.base, request.seed, request.first + index)
+    return Sample(new, index, "base", how)
+
+
+def _given_latent(new: Job, request: Decode, index: int, z: Tensor) -> Sample:
+    number = request.first + index
+    z_0 = z if request.kind == "z_0" else noised(new.model, z, request.seed, number)
+    how = walk(new.model, Stage.DECODE, request.decode, request.seed, number)
+    return Sample(new, index, "decode", how, z_0)
 
 
 def following(sample: Sample, output: Tensor) -> Sample | None:

@@ -23,13 +23,19 @@ def test_a_tick_is_counted_by_stage_and_kind() -> None:
             {"base": 7},
             {"base": {"high": 4, "normal": 0}},
             drain=1.5,
+            preview_rows=3,
+            out_of_memory={"split": 2},
+            bisected={"culprit": 1},
         )
     )
     value = metrics.registry.get_sample_value
     stage = {"stage": "base"}
     assert value("ul_denoise_row_steps_total", {**stage, "kind": "conditional"}) == 3
     assert value("ul_denoise_row_steps_total", {**stage, "kind": "unconditional"}) == 2
-    assert value("ul_batch_rows_sum", stage) == 5
+    assert value("ul_denoise_row_steps_total", {**stage, "kind": "preview"}) == 3
+    assert value("ul_batch_rows_sum", stage) == 8
+    assert value("ul_oom_total", {**stage, "action": "split"}) == 2
+    assert value("ul_bisect_total", {"outcome": "culprit"}) == 1
     assert value("ul_step_duration_seconds_count", {**stage, "bucket": "8"}) == 1
     assert value("ul_nonfinite_rows_total", stage) == 1
     assert value("ul_queue_wait_seconds_sum", {**stage, "priority": "high"}) == 0.5

@@ -1,0 +1,232 @@
+"""How long requests will take: from measured passes and from what shares them.
+
+A request alone takes its steps times the cost of a pass. Beside others it is slowed down: k samples
+share a pass of k rows, which costs `slowdown(k)` times a pass of one. Passes are shared until the
+shorter request ends; so a request waits for the whole of what outranks it, and for the part of its
+equals that is not longer than itself (processor sharing). What will still arrive is not known; how
+far forecasts were off lately (`Costs.bias`) stands for it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from unified_latents.service.engine.messages import Decode, Encode, Generate, Request
+from unified_latents.service.engine.telemetry import PRIORITIES, Cost, Costs, StageName
+
+RATE_ROWS = 64
+"""Strata of a bitrate in one pass: a pass must stay short, whatever a request asks for."""
+
+
+class Leg(NamedTuple):
+    """One sample's way through one stage."""
+
+    stage: StageName
+    passes: int
+    rows: int
+    """In each pass; at most, where guidance has an interval."""
+
+
+class Key(NamedTuple):
+    """What the cost of a pass depends on, besides its rows."""
+
+    model: str
+    strict: bool
+    stage: StageName
+
+
+def legs(request: Request) -> list[Leg]:
+    """A sample's way through the engine."""
+    match request:
+        case Generate():
+            base = Leg("base", request.base.steps, 1 if request.guidance == 1 else 2)
+            decode = [Leg("decode", request.decode.steps, 1)] if request.decode else []
+            return [base, *decode]
+        case Decode():
+            return [Leg("decode", request.decode.steps, 1)]
+        case Encode():
+            rate = [Leg("rate", -(-request.levels // RATE_ROWS), 1)] if request.levels else []
+            return [Leg("encode", 1, 1), *rate]
+
+
+def samples(request: Request) -> int:
+    """How many samples a request has."""
+    match request:
+        case Generate():
+            return request.n
+        case Decode():
+            return request.z.shape[0]
+        case Encode():
+            return 1
+
+
+def row_steps(request: Request) -> int:
+    """Network evaluations of one row that a request asks for, at most."""
+    each = sum(leg.passes * leg.rows for leg in legs(request))
+    return samples(request) * each
+
+
+class CostTable:
+    """Seconds of a pass by its rows: straight lines between what was measured."""
+
+    def __init__(self, costs: Iterable[Cost] = ()) -> None:
+        self.points: dict[Key, dict[int, Cost]] = {}
+        for cost in costs:
+            self.put(cost)
+
+    def put(self, cost: Cost) -> None:
+        """A measured bucket, in the place of what was known of it."""
+        self.points.setdefault(Key(cost.model, cost.strict, cost.stage), {})[cost.bucket] = cost
+
+    def all(self) -> tuple[Cost, ...]:
+        """Everything measured."""
+        return tuple(cost for buckets in self.points.values() for cost in buckets.values())
+
+    def seconds(self, key: Key, rows: float) -> float | None:
+        """Of a pass of `rows`; from the other mode where this one has no measurement, else None.
+
+        Outside of what was measured a pass costs in proportion to its rows.
+        """
+        buckets = self.points.get(key) or self.points.get(key._replace(strict=not key.strict))
+        if not buckets:
+            return None
+        curve = sorted(buckets.values(), key=lambda cost: cost.rows)
+        i = bisect_left(curve, rows, key=lambda cost: cost.rows)
+        if i in (0, len(curve)):
+            nearest = curve[min(i, len(curve) - 1)]
+            return nearest.seconds * rows / nearest.rows
+        below, above = curve[i - 1], curve[i]
+        share = (rows - below.rows) / (above.rows - below.rows)
+        return below.seconds + share * (above.seconds - below.seconds)
+
+
+class Load(NamedTuple):
+    """What is left of one request."""
+
+    level: int
+    """0 outranks 1."""
+    samples: int
+    seconds: float
+    """Of one sample with the engine to itself."""
+
+
+Slowdown = Callable[[int], float]
+"""Samples in a pass → how many times as long it takes as a pass of one."""
+
+
+def finishes(loads: Sequence[Load], slowdown: Slowdown) -> list[float]:
+    """Seconds until each load is done, all of them sharing every pass as `slowdown` says."""
+    done = [0.0] * len(loads)
+    start = 0.0
+    for level in sorted({load.level for load in loads}):
+        peers = [i for i, load in enumerate(loads) if load.level == level]
+        active = sum(loads[i].samples for i in peers)
+        time, reached = start, 0.0
+        for i in sorted(peers, key=lambda i: loads[i].seconds):
+            time += (loads[i].seconds - reached) * slowdown(active)
+            reached = loads[i].seconds
+            active -= loads[i].samples
+            done[i] = time
+        start = time
+    return done
+
+
+class Forecast:
+    """Forecasts from a table of costs, for an engine whose passes hold `capacity` rows."""
+
+    def __init__(self, table: CostTable, capacity: int) -> None:
+        self.table = table
+        self._capacity = capacity
+
+    def load(self, request: Request) -> Load | None:
+        """All of a request; None where nothing is known of its passes."""
+        seconds = 0.0
+        for leg in legs(request):
+            cost = self._pass(request, leg, 1)
+            if cost is None:
+                return None
+            seconds += leg.passes * cost
+        return Load(PRIORITIES.index(request.priority), samples(request), seconds)
+
+    def etas(self, work: Sequence[tuple[Request, Load]], bias: float = 1.0) -> list[float]:
+        """Seconds until each of the requests is done, given what is left of every one."""
+        if not work:
+            return []
+        longest, _ = max(work, key=lambda entry: entry[1].samples * entry[1].seconds)
+        ends = finishes([load for _, load in work], self._slowdown(longest))
+        return [bias * end for end in ends]
+
+    def _slowdown(self, request: Request) -> Slowdown:
+        """Of the stage in which the request spends the most time."""
+
+        def alone(leg: Leg) -> float:
+            return self._pass(request, leg, 1) or 0.0
+
+        heaviest = max(legs(request), key=lambda leg: leg.passes * alone(leg))
+        one, most = alone(heaviest), max(1, self._capacity // heaviest.rows)
+
+        @cache
+        def shared(count: int) -> float:
+            return (self._pass(request, heaviest, count) or 0.0) / one if one else 0.0
+
+        def slowdown(count: int) -> float:
+            """Beyond the capacity samples wait for each other."""
+            together = min(count, most)
+            return shared(together) * count / together if count else 0.0
+
+        return slowdown
+
+    def _pass(self, request: Request, leg: Leg, count: int) -> float | None:
+        """Seconds of a pass of `count` samples like this request's."""
+        key = Key(request.model, request.strict, leg.stage)
+        return self.table.seconds(key, leg.rows * count)
+
+
+class Outlook:
+    """A parent's view of the engine's work: what it has in flight, and a forecast over that."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._costs = Costs(())
+        self._forecast = Forecast(CostTable(), capacity)
+        self._requests: dict[int, Request] = {}
+        self._done: dict[int, float] = {}
+
+    @property
+    def costs(self) -> Costs:
+        """What the engine has measured."""
+        return self._costs
+
+    def learn(self, costs: Costs) -> None:
+        """What the engine has measured, in the place of what it had."""
+        self._costs = costs
+        self._forecast = Forecast(CostTable(costs.costs), self._capacity)
+
+    def enter(self, number: int, request: Request) -> None:
+        """A request is in flight."""
+        self._requests[number], self._done[number] = request, 0.0
+
+    def progress(self, number: int, done: float) -> None:
+        """The part of a request that is done, 0 … 1."""
+        self._done[number] = done
+
+    def leave(self, number: int) -> None:
+        """A request is no longer in flight."""
+        self._requests.pop(number, None)
+        self._done.pop(number, None)
+
+    def eta(self, request: Request) -> float | None:
+        """Seconds that `request` would take if it came now; None where nothing is known of it."""
+        own = self._forecast.load(request)
+        if own is None:
+            return None
+        work = [(request, own)]
+        for number, other in self._requests.items():
+            load = self._forecast.load(other)
+            if load is not None:
+                left = load.seconds * (1 - self._done[number])
+                work.append((other, load._replace(seconds=left)))
+        return self._forecast.etas(work, self._costs.bias)[0]

@@ -1,0 +1,120 @@
+"""The requests of one parent: what each waits for, by when, and what the engine has of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from unified_latents.service.engine.forecast import Outlook
+from unified_latents.service.engine.messages import (
+    Error,
+    ErrorCode,
+    Event,
+    Progress,
+    Request,
+    Result,
+)
+from unified_latents.service.engine.replay import MAX_DEATHS, Replay
+
+_LEAST = 1e-3
+"""Seconds that a request sent again still has, if only to be told that they are over."""
+
+
+@dataclass
+class Ticket:
+    """A request in flight, as the parent keeps it for a replay."""
+
+    request: Request
+    deadline: float | None
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+
+    async def follow(self, clock: Callable[[], float]) -> AsyncGenerator[Event, None]:
+        """Its events up to the end; no later than its deadline, whatever the engine does."""
+        while True:
+            left = None if self.deadline is None else self.deadline - clock()
+            try:
+                event = await asyncio.wait_for(self.events.get(), left)
+            except TimeoutError:
+                yield overdue(self.request.id)
+                return
+            yield event
+            if isinstance(event, Result | Error):
+                return
+
+
+def overdue(number: int) -> Error:
+    """What a request gets whose time is over."""
+    return Error(number, "deadline_exceeded", "the time for this request is over")
+
+
+class Tickets:
+    """All requests in flight. `capacity` is the engine's rows a pass, for forecasts."""
+
+    def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.outlook = Outlook(capacity)
+        self.clock = clock
+        self._ids = itertools.count(1)
+        self._open: dict[int, Ticket] = {}
+        self._replay = Replay()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self, request: Request) -> Ticket:
+        """A new request, under a number of its own."""
+        number = next(self._ids)
+        deadline = None if request.timeout is None else self.clock() + request.timeout
+        ticket = Ticket(msgspec.structs.replace(request, id=number), deadline)
+        self._open[number] = ticket
+        self._replay.add(number)
+        self.outlook.enter(number, request)
+        return ticket
+
+    def forget(self, number: int) -> bool:
+        """Drop a request that has ended; whether the engine still works on it."""
+        self._open.pop(number, None)
+        self.outlook.leave(number)
+        return self._replay.remove(number)
+
+    def send(self) -> list[Request]:
+        """What a running engine is to be given now, with the time that each still has."""
+        return [self._now(self._open[number]) for number in self._replay.send()]
+
+    def deliver(self, event: Event) -> bool:
+        """Pass an event on; whether it ended its request."""
+        ticket = self._open.get(event.id)
+        if ticket is None:
+            return False
+        ticket.events.put_nowait(event)
+        if isinstance(event, Progress):
+            self.outlook.progress(event.id, event.done / event.steps)
+        if isinstance(event, Result | Error):
+            self.forget(event.id)
+            return True
+        return False
+
+    def bury(self) -> int:
+        """The engine died under all that it had; how many requests are lost with it."""
+        lost = self._replay.bury()
+        for number in lost:
+            detail = f"{MAX_DEATHS} engines died under this request"
+            self.deliver(Error(number, "engine_lost", detail))
+        for number in self._open:
+            self.outlook.progress(number, 0.0)
+        return len(lost)
+
+    def end(self, code: ErrorCode, detail: str) -> None:
+        """Every request ends with this error."""
+        for number in list(self._open):
+            self.deliver(Error(number, code, detail))
+
+    def _now(self, ticket: Ticket) -> Request:
+        if ticket.deadline is None:
+            return ticket.request
+        left = max(_LEAST, ticket.deadline - self.clock())
+        return msgspec.structs.replace(ticket.request, timeout=left)

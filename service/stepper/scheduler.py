@@ -1,0 +1,200 @@
+"""Which rows share the next pass: policy, without torch, and with the clock passed in.
+
+A request waits in groups: samples of one group could share a pass. Two choices make a pass.
+
+*Which group.* Groups share the engine's time by weighted fair queueing: a pass is charged to its
+group in seconds, divided by the weights of the requests waiting there, and the group charged least
+goes next. Where a batch costs as much as its rows one by one, every request gets the same time;
+where a large batch costs little more than a small one, the large one gets more passes. A pass is
+never held back to wait for company.
+
+*Which samples.* By class of priority, then everybody's first sample before anybody's second, then
+by earliest deadline, then by arrival. Samples of a request with a deadline of its own do not queue
+behind each other; one without is due a minute after it came, and later by ten seconds for every ten
+that it was served: long requests share, short ones finish in order. What does not fit into the row
+budget is passed over for what does.
+
+Waiting raises a request's class, one for every `AGEING` seconds in which no pass served it, so that
+nobody starves behind a better class.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from unified_latents.service.engine.telemetry import PRIORITIES, Priority, StageName
+
+AGEING = 10.0
+"""Seconds unserved that raise a request by one class."""
+DUE = 60.0
+"""Seconds after its arrival at which a request without a deadline counts as due."""
+RECOVERY = 60.0
+"""Seconds after which a budget that memory has cut is whole again."""
+_LOOK = 8
+"""A pass is filled from so many times its rows of the samples in order, not from all that wait."""
+_WEIGHT = 4.0
+"""How many times the share of one class is the next one's."""
+
+
+class Group(NamedTuple):
+    """What samples must share to share a pass."""
+
+    stage: StageName
+    model: str
+    strict: bool
+    alone: int = 0
+    """The request's id where its samples share with nobody else's; otherwise 0."""
+
+
+class Item(Protocol):
+    """What the policy needs to know of a sample."""
+
+    @property
+    def group(self) -> Group: ...
+
+    @property
+    def rows(self) -> int: ...
+
+
+T = TypeVar("T", bound=Item)
+
+
+@dataclass(eq=False)
+class Claim:
+    """What a request asks of the schedule. Times are of the caller's clock, in seconds."""
+
+    priority: Priority
+    arrived: float
+    deadline: float | None = None
+    served: float = 0.0
+    """Seconds of passes that it took part in."""
+
+    def level(self, now: float) -> int:
+        """0 is served first; waiting lowers it."""
+        unserved = max(0.0, now - self.arrived - self.served)
+        return max(0, PRIORITIES.index(self.priority) - int(unserved / AGEING))
+
+    def weight(self, now: float) -> float:
+        """Its share of the engine's time, relative to others."""
+        return _WEIGHT ** (len(PRIORITIES) - 1 - self.level(now))
+
+    @property
+    def due(self) -> float:
+        """The deadline; without one, later by each quantum of service that it has had."""
+        if self.deadline is not None:
+            return self.deadline
+        return self.arrived + DUE + AGEING * int(self.served / AGEING)
+
+
+class Scheduler(Generic[T]):
+    """Samples waiting for their next pass, by group and owner, in order of arrival."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._claims: dict[int, Claim] = {}
+        self._groups: dict[Group, dict[int, list[T]]] = {}
+        self._charged: dict[Group, float] = {}
+        self._cut: dict[Group, tuple[int, float]] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._groups
+
+    def sizes(self) -> dict[Group, int]:
+        """Samples waiting in each group; groups without any are absent."""
+        return {
+            group: sum(len(items) for items in owners.values())
+            for group, owners in self._groups.items()
+        }
+
+    def enter(self, owner: int, claim: Claim) -> None:
+        """A request that may `add` samples from now on, until it is dropped."""
+        self._claims[owner] = claim
+
+    def add(self, owner: int, item: T) -> None:
+        """A sample of a request that has entered joins at the next pass."""
+        if item.group not in self._groups:
+            self._groups[item.group] = {}
+            others = [self._charged[group] for group in self._groups if group != item.group]
+            self._charged[item.group] = min(others, default=0.0)
+        self._groups[item.group].setdefault(owner, []).append(item)
+
+    def discard(self, owner: int, item: T) -> None:
+        """A sample has left its stage; nothing happens if it already had."""
+        group, items = item.group, self._groups.get(item.group, {}).get(owner, [])
+        if item in items:
+            items.remove(item)
+            self._prune(group, owner)
+
+    def drop(self, owner: int) -> None:
+        """A request leaves with every sample."""
+        self._claims.pop(owner, None)
+        for group in [group for group, owners in self._groups.items() if owner in owners]:
+            self._groups[group][owner].clear()
+            self._prune(group, owner)
+
+    def pick(self, now: float) -> list[T]:
+        """The next pass: one group's samples within the row budget, at least one sample.
+
+        Only a single sample may be wider than the whole budget.
+        """
+        if not self._groups:
+            return []
+        group = min(self._groups, key=self._charged.__getitem__)
+        owners = self._groups[group] = self._groups.pop(group)  # equals take turns
+        budget = free = self._budget(group, now)
+        picked: list[T] = []
+        for seen, item in enumerate(self._order(owners, now)):
+            rows = item.rows
+            if rows <= free or not picked:
+                picked.append(item)
+                free -= rows
+            if free <= 0 or seen >= _LOOK * budget:
+                break
+        return picked
+
+    def ran(self, group: Group, owners: set[int], seconds: float, now: float) -> None:
+        """A pass of `group` took `seconds` and served `owners`."""
+        for owner in owners & self._claims.keys():
+            self._claims[owner].served += seconds
+        waiting = self._groups.get(group)
+        if waiting is not None:
+            weight = sum(self._claims[owner].weight(now) for owner in waiting)
+            self._charged[group] += seconds / weight
+
+    def cut(self, group: Group, rows: int, now: float) -> None:
+        """Memory did not hold a pass: at most `rows` (≥ 1) rows of this group for a while."""
+        self._cut[group] = max(1, rows), now + RECOVERY
+
+    def _budget(self, group: Group, now: float) -> int:
+        rows, until = self._cut.get(group, (self._capacity, now))
+        if group in self._cut and now >= until:
+            del self._cut[group]
+            return self._capacity
+        return min(rows, self._capacity)
+
+    def _order(self, owners: dict[int, list[T]], now: float) -> Iterator[T]:
+        queues = [self._queue(owner, items, now) for owner, items in owners.items()]
+        for _, item in heapq.merge(*queues, key=lambda entry: entry[0]):
+            yield item
+
+    def _queue(
+        self, owner: int, items: list[T], now: float
+    ) -> Iterator[tuple[tuple[float, ...], T]]:
+        """One request's samples, each with its place among all."""
+        claim = self._claims[owner]
+        level, due = claim.level(now), claim.due
+        for i, item in enumerate(items):
+            turn = i if claim.deadline is None else 0
+            yield (level, turn, due, claim.arrived, owner, i), item
+
+    def _prune(self, group: Group, owner: int) -> None:
+        owners = self._groups[group]
+        if not owners[owner]:
+            del owners[owner]
+        if not owners:
+            del self._groups[group], self._charged[group]
