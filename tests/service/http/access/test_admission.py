@@ -35,7 +35,7 @@ class Forecast:
 
     def __init__(self, drain: float, pass_seconds: float = 0.0) -> None:
         self.status = Status("ready", drain=drain)
-        self.costs = Costs((Cost("m", True, "base", 2, pass_seconds),) if pass_seconds else ())
+        self.costs = Costs((Cost("m", True, "base", 2, 2.0, pass_seconds),) if pass_seconds else ())
 
 
 def _admission(forecast: Forecast, limit: int = 50) -> tuple[Admission, list[Reason]]:
