@@ -90,7 +90,7 @@ def problem(answer: Answer) -> ProblemError | UnreachableError:
 
 def generate(retries: Retries, label: str | int | None, **fields: Any) -> Dialogue[list[Picture]]:
     """POST /generate; a seed is drawn here, so that asking again asks for the same."""
-    body = {"label": label, "seed": secrets.randbits(53), **_said(fields)}
+    body = {"label": label, "seed": secrets.randbits(53), **_wire(_said(fields))}
     answer = yield from asked(_post("/generate", body), retries)
     return [Picture.of(item) for item in answer.json()["data"]]
 
@@ -197,10 +197,13 @@ def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _wire(request: Mapping[str, Any]) -> dict[str, Any]:
     """Files as base64."""
-    return {
-        name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
-        for name, value in request.items()
-    }
+    return {name: _text(value) for name, value in request.items()}
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
 def _query(fields: Mapping[str, Any]) -> dict[str, str]:

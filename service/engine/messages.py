@@ -89,10 +89,12 @@ class Generate(msgspec.Struct, tag="generate", frozen=True):
     """Seconds from arrival to the answer; after them, `deadline_exceeded`."""
     previews: int = 0
     """Early looks at each sample, evenly spaced over its steps."""
+    frames: Array | None = None
+    """The known first frames of a clip, uint8 [c, k, H, W]; none: nothing is known."""
 
 
 class Encode(msgspec.Struct, tag="encode", frozen=True):
-    """One image of the model's own size to a latent; `levels` > 0 asks for its bitrate too."""
+    """One image or clip of the model's size to a latent; `levels` > 0 asks for its bitrate too."""
 
     id: int
     model: str
@@ -185,6 +187,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     data: DataSource
     licence: str
     canary: Canary
+    known_frames: int = 0
+    """How many first frames of a clip a request may show the model."""
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):

@@ -19,7 +19,8 @@ from unified_latents.service.engine.messages import (
     Ready,
     Request,
 )
-from unified_latents.service.http.images import Fit, codec
+from unified_latents.service.http import clips
+from unified_latents.service.http.images import Fit
 from unified_latents.service.http.latents import write
 from unified_latents.service.http.negotiation import JSON, Choice, Format
 from unified_latents.service.http.schemas import ImagesResponse, Item, Receipt
@@ -47,7 +48,7 @@ class Receipts:
             "digest": self.card.digest,
             "kernel_set": self.ready.kernel_set,
             "numerics": self.ready.numerics(request.strict),
-            "codec": codec(),
+            "codec": clips.codec(self.format),
             "format": self.format,
             "seed": request.seed,
             "n": n,
@@ -76,6 +77,7 @@ def _generated(request: Generate, sample: int) -> dict[str, Any]:
         "guidance": request.guidance,
         "guidance_interval": request.interval,
         "label": request.label,
+        "input_sha256": hashlib.sha256(request.frames.data).hexdigest() if request.frames else None,
     }
 
 

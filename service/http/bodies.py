@@ -21,6 +21,7 @@ from unified_latents.service.http.problems import (
 from unified_latents.service.http.schemas import EncodeBody
 
 IMAGES = ("image/png", "image/jpeg", "image/webp")
+CLIPS = ("video/mp4", "video/webm", "image/gif", "image/apng")
 FORM = "multipart/form-data"
 BINARY = "application/octet-stream"
 MAX_JSON = 64 * 1024
@@ -79,8 +80,8 @@ def parse_json(body: bytes, schema: type[B]) -> B:
 
 
 async def read_image(request: Request) -> bytes:
-    """The bytes of a picture: raw, as the form field `image`, or base64 in JSON."""
-    kind = content_type(request, *IMAGES, FORM, JSON)
+    """The bytes of a picture or a clip: raw, as the form field `image`, or base64 in JSON."""
+    kind = content_type(request, *IMAGES, *CLIPS, FORM, JSON)
     if kind == JSON:
         return from_base64("image", _with_files(await request.body(), EncodeBody).image)
     if kind == FORM:

@@ -27,11 +27,18 @@ from unified_latents.service.engine.messages import (
     Result,
 )
 from unified_latents.service.engine.seam import EngineError
-from unified_latents.service.http import core
+from unified_latents.service.http import clips, core
 from unified_latents.service.http.answers import Receipts, answer, headers, latent_files
-from unified_latents.service.http.images import FitReport, encode
+from unified_latents.service.http.images import FitReport
 from unified_latents.service.http.latents import write
-from unified_latents.service.http.negotiation import JSON, LATENT, Choice, Format, wants_stream
+from unified_latents.service.http.negotiation import (
+    JSON,
+    LATENT,
+    MEDIA_TYPES,
+    Choice,
+    Format,
+    wants_stream,
+)
 from unified_latents.service.http.problems import from_engine, invalid, request_id
 from unified_latents.service.http.schemas import (
     BitrateReport,
@@ -101,7 +108,8 @@ def _frame(service: core.Service, call: Call, identity: str, event: Event | None
             told = {"done": event.done, "steps": event.steps, "stage": event.stage}
             told |= {"eta": event.eta}
         case Preview():
-            told = {"sample": event.sample, "media_type": "image/png", "b64": look(event)}
+            kind, picture = look(event)
+            told = {"sample": event.sample, "media_type": MEDIA_TYPES[kind], "b64": picture}
         case Result():
             answer = render(call, service.ready(), event)
             return sse_event("result", bytes(answer.body).decode())
@@ -111,11 +119,12 @@ def _frame(service: core.Service, call: Call, identity: str, event: Event | None
     return sse_event(type(event).__name__.lower(), json.dumps(told))
 
 
-def look(preview: Preview) -> str:
-    """A preview as base64 of a PNG."""
+def look(preview: Preview) -> tuple[Format, str]:
+    """A preview as base64 of a PNG, an animated one if it is of a clip."""
     image = preview.image
+    kind: Format = "png" if len(image.shape) == 3 else "apng"
     batch = Array((1, *image.shape), image.dtype, image.data)
-    return base64.b64encode(encode(batch, "png")[0]).decode()
+    return kind, base64.b64encode(clips.save(batch, kind)[0]).decode()
 
 
 def render(call: Call, ready: Ready, done: Result) -> Response:
@@ -137,7 +146,7 @@ def _files(message: object, done: Result, card: ModelCard, choice: Choice) -> li
         return latent_files(done.latents, card, whole=choice.bare)
     if done.images is None:
         raise TypeError("the engine's result holds neither images nor latents")
-    return encode(done.images, choice.format)
+    return clips.save(done.images, choice.format)
 
 
 def _encoded(receipts: Receipts, fit: FitReport, done: Result, *, bare: bool) -> Response:

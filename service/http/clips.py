@@ -24,15 +24,12 @@ from PIL import Image, ImageSequence
 
 from unified_latents.service.engine.messages import Array
 from unified_latents.service.http import images
+from unified_latents.service.http.negotiation import Format
 from unified_latents.service.http.problems import FieldError, Problem, invalid
 
 Film = Literal["mp4", "webm", "gif", "apng"]
-MEDIA_TYPES: dict[Film, str] = {
-    "mp4": "video/mp4",
-    "webm": "video/webm",
-    "gif": "image/gif",
-    "apng": "image/apng",
-}
+MOST = 1024
+"""Frames of one file, where no model says how many."""
 RATE = 8
 """Frames a second of what we write."""
 _STILL = ("PNG", "WEBP", "GIF", "JPEG")
@@ -43,9 +40,13 @@ _CODECS: dict[str, tuple[str, dict[str, str]]] = {
 _DAMAGE = (FFmpegError, OSError, ValueError, SyntaxError, EOFError, MemoryError, LookupError)
 
 
+def codec(format: Format) -> str:
+    """The libraries that read and write files of a format, by version: their bytes are theirs."""
+    return _film_codec() if format in _CODECS else images.codec()
+
+
 @functools.cache
-def codec() -> str:
-    """The libraries that read and write clips, by version: a file's bytes are theirs too."""
+def _film_codec() -> str:
     libraries = sorted(av.library_versions.items())
     versions = (f"{name} {'.'.join(map(str, version))}" for name, version in libraries)
     return ", ".join([f"av {av.__version__}", *versions])
@@ -124,8 +125,15 @@ def stack(frames: Sequence[images.Fitted], channels: int, size: tuple[int, int])
     return Array(clip.shape, "uint8", clip.tobytes())
 
 
+def save(samples: Array, format: Format) -> list[bytes]:
+    """Files of uint8 pictures [n, c, H, W], or of clips [n, c, t, H, W]."""
+    if len(samples.shape) == 5:
+        return write(samples, cast(Film, format))
+    return images.encode(samples, format)
+
+
 def write(clips: Array, film: Film) -> list[bytes]:
-    """Files of uint8 [n, c, t, H, W]; equal pixels give equal bytes on one `codec()`.
+    """Files of uint8 [n, c, t, H, W]; equal pixels give equal bytes on one `codec`.
 
     GIF and animated PNG lose nothing of a gray clip; mp4 and WebM do.
     """

@@ -8,9 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from unified_latents.service.engine.messages import Decode, ModelCard, Trajectory
-from unified_latents.service.http import bodies, calls, core, latents
+from unified_latents.service.http import bodies, calls, core, frames, latents
 from unified_latents.service.http.access.guard import needs
-from unified_latents.service.http.negotiation import Format, choose
+from unified_latents.service.http.negotiation import choose
 from unified_latents.service.http.schemas import DecodeQuery
 from unified_latents.service.jobs.calls import Call
 
@@ -21,7 +21,8 @@ router = APIRouter()
 async def decode(request: Request, query: Annotated[DecodeQuery, Query()]) -> Response:
     """A `z_clean` is noised to λ(0) with the seed's own noise first; a `z_0` is taken as it is.
 
-    PNG by default for one sample, JSON for several; `stream=true` gives events, as POST /generate.
+    The file itself by default for one sample, JSON for several; `stream=true` gives events, as
+    POST /generate. A clip is decoded with no frame known.
     """
     body = await bodies.read_latent(request)
     made = partial(prepare, core.of(request), query, body)
@@ -32,8 +33,9 @@ def prepare(service: core.Service, query: DecodeQuery, body: bytes, accept: str)
     """What a query asks of the latents in `body`; a Problem where they do not fit."""
     card = service.card(query.model)
     latent = latents.read(body, card, service.settings.max_samples)
-    bare: tuple[Format, ...] = ("png", "webp", "jpeg") if latent.z.shape[0] == 1 else ()
-    choice = choose(accept, wanted=query.format, fallback="png", bare=bare, prefer_bare=True)
+    files = frames.formats(card, query.format)
+    bare = files if latent.z.shape[0] == 1 else ()
+    choice = choose(accept, wanted=query.format, fallback=files[0], bare=bare, prefer_bare=True)
     return Call(to_message(query, card, latent), choice.format, choice.bare)
 
 

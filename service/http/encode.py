@@ -7,8 +7,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from unified_latents.service.engine.messages import Array, Encode
-from unified_latents.service.http import bodies, calls, core, images
+from unified_latents.service.engine.messages import Encode
+from unified_latents.service.http import bodies, calls, core, frames
 from unified_latents.service.http.access.guard import needs
 from unified_latents.service.http.negotiation import choose
 from unified_latents.service.http.schemas import EncodeQuery
@@ -35,10 +35,7 @@ async def prepare(service: core.Service, query: EncodeQuery, data: bytes, accept
     card = service.card(query.model)
     choice = choose(accept, wanted=None, fallback="latents", bare=("latents",))
     limit = service.settings.max_pixels
-    size = (card.size[0], card.size[1])
-    fitted = await service.in_thread(
-        lambda: images.fit(images.decode(data, limit), size, card.preprocessing, query.fit)
-    )
+    image, report = await service.in_thread(lambda: frames.fitted(data, card, query.fit, limit))
     message = Encode(
         id=0,
         model=card.name,
@@ -46,9 +43,9 @@ async def prepare(service: core.Service, query: EncodeQuery, data: bytes, accept
         priority=query.priority,
         timeout=query.timeout,
         seed=core.seed_or_random(query.seed),
-        image=Array((card.channels, *size), "uint8", fitted.pixels),
+        image=image,
         kind="z_clean" if query.mode == "mean" else "z_0",
         levels=query.levels if query.bitrate else 0,
     )
-    report, source = fitted.report.model_dump(mode="json"), hashlib.sha256(data).hexdigest()
-    return Call(message, choice.format, choice.bare, report, source)
+    source = hashlib.sha256(data).hexdigest()
+    return Call(message, choice.format, choice.bare, report.model_dump(mode="json"), source)

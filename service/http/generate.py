@@ -1,4 +1,4 @@
-"""POST /generate: a label and a seed to images, or to latents."""
+"""POST /generate: a label and a seed, and first frames, to images or clips, or to latents."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from unified_latents.service.engine.messages import Generate, ModelCard, Trajectory
-from unified_latents.service.http import bodies, calls, core
+from unified_latents.service.engine.messages import Array, Generate, ModelCard, Trajectory
+from unified_latents.service.http import bodies, calls, core, frames
 from unified_latents.service.http.access.guard import needs
-from unified_latents.service.http.negotiation import Format, choose
+from unified_latents.service.http.negotiation import choose
 from unified_latents.service.http.problems import FieldError, Problem, invalid
 from unified_latents.service.http.schemas import GenerateRequest, Label
 from unified_latents.service.jobs.calls import Call
@@ -30,23 +30,28 @@ async def generate(request: Request) -> Response:
     receipt in the `UL-Receipt` header. `stream: true`, or `Accept: text/event-stream`, gives the
     events `accepted`, `progress`, `preview`, `result` (the JSON) and `error`.
     """
-    body = await bodies.read_json(request, GenerateRequest)
-    return await calls.answer_as_asked(request, partial(prepare, core.of(request), body), body)
+    body = await bodies.read_files(request, GenerateRequest)
+    service = core.of(request)
+    known = await frames.known(service, body.frames, service.card(body.model))
+    return await calls.answer_as_asked(request, partial(prepare, service, body, known), body)
 
 
-def prepare(service: core.Service, body: GenerateRequest, accept: str) -> Call:
+def prepare(service: core.Service, body: GenerateRequest, known: Array | None, accept: str) -> Call:
     """What a body asks for; a Problem where the model or the service cannot."""
     card = service.card(body.model)
     if body.n > service.settings.max_samples:
         limit = service.settings.max_samples
         raise invalid("n", f"must be at most {limit}", limit)
-    bare: tuple[Format, ...] = ("png", "webp", "jpeg", "latents") if body.n == 1 else ("latents",)
-    choice = choose(accept, wanted=body.format, fallback="png", bare=bare)
-    message = to_message(body, card, decode=choice.format != "latents")
+    files = frames.formats(card, body.format)
+    bare = (*files, "latents") if body.n == 1 else ("latents",)
+    choice = choose(accept, wanted=body.format, fallback=files[0], bare=bare)
+    message = to_message(body, card, known, decode=choice.format != "latents")
     return Call(message, choice.format, choice.bare)
 
 
-def to_message(body: GenerateRequest, card: ModelCard, *, decode: bool) -> Generate:
+def to_message(
+    body: GenerateRequest, card: ModelCard, known: Array | None, *, decode: bool
+) -> Generate:
     """The engine's request, the model's defaults filled in; a Problem where they do not fit."""
     if card.kind != "generator":
         message = "this model has no base model: it can encode and decode"
@@ -75,6 +80,7 @@ def to_message(body: GenerateRequest, card: ModelCard, *, decode: bool) -> Gener
         )
         if decode
         else None,
+        frames=known,
     )
 
 

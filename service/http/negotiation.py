@@ -12,7 +12,9 @@ from typing import Literal
 
 from unified_latents.service.http.problems import FieldError, Problem
 
-Format = Literal["png", "webp", "jpeg", "latents"]
+Format = Literal["png", "webp", "jpeg", "mp4", "webm", "gif", "apng", "latents"]
+FILMS: tuple[Format, ...] = ("mp4", "webm", "gif", "apng")
+PICTURES: tuple[Format, ...] = ("png", "webp", "jpeg")
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -21,6 +23,10 @@ MEDIA_TYPES: dict[Format, str] = {
     "png": "image/png",
     "webp": "image/webp",
     "jpeg": "image/jpeg",
+    "mp4": "video/mp4",
+    "webm": "video/webm",
+    "gif": "image/gif",
+    "apng": "image/apng",
     "latents": LATENT,
 }
 _MAX_RANGES = 64

@@ -24,7 +24,7 @@ from unified_latents.service.engine.messages import (
     Trajectory,
 )
 from unified_latents.service.engine.messages import Request as EngineRequest
-from unified_latents.service.http import bodies, core, images, latents
+from unified_latents.service.http import bodies, clips, core, frames, latents
 from unified_latents.service.http.access.guard import needs
 from unified_latents.service.http.answers import Receipts, rows
 from unified_latents.service.http.negotiation import JSON, MEDIA_TYPES
@@ -97,7 +97,7 @@ async def _run(request: Request, rerun: Rerun, receipt: Receipt, card: ModelCard
     if receipt.format == "latents":
         return latents.write(made, receipt.kind or "z_0", card)
     format = receipt.format
-    return (await service.in_thread(lambda: images.encode(made, format)))[0]
+    return (await service.in_thread(lambda: clips.save(made, format)))[0]
 
 
 def by_digest(ready: Ready, digest: str) -> ModelCard:
@@ -114,13 +114,13 @@ def by_digest(ready: Ready, digest: str) -> ModelCard:
 def _same_numerics(receipt: Receipt, ready: Ready) -> bool:
     same = receipt.numerics == ready.numerics(receipt.strict)
     reads_or_writes = receipt.format != "latents" or receipt.operation == "encode"
-    return same and (not reads_or_writes or receipt.codec == images.codec())
+    return same and (not reads_or_writes or receipt.codec == clips.codec(receipt.format))
 
 
 def _numerics_mismatch(receipt: Receipt, ready: Ready) -> Problem:
     here = ready.numerics(receipt.strict)
     other = receipt.numerics != here
-    field, limit = ("numerics", here) if other else ("codec", images.codec())
+    field, limit = ("numerics", here) if other else ("codec", clips.codec(receipt.format))
     message = "is another than here, where equal bytes are not promised; tolerance=true compares"
     error = FieldError(field=f"receipt.{field}", message=message, limit=limit)
     return Problem(409, "numerics_mismatch", f"{error.field}: {message}", [error])
@@ -155,7 +155,7 @@ def _rerun(body: ReplayRequest, card: ModelCard, settings: Settings) -> Rerun:
     if receipt.n > (settings.max_samples if receipt.format == "latents" else 1):
         raise invalid("receipt.n", "is too large", settings.max_samples)
     if receipt.operation == "generate":
-        return Rerun(_generate(receipt, card))
+        return Rerun(_generate(receipt, card, _shown(body, card, settings.max_pixels)))
     if body.input is None:
         raise invalid("input", "required: the receipt is of something that was sent")
     data = bodies.from_base64("input", body.input)
@@ -164,7 +164,20 @@ def _rerun(body: ReplayRequest, card: ModelCard, settings: Settings) -> Rerun:
     return Rerun(_encode(receipt, card, data, settings.max_pixels), receipt.input_sha256)
 
 
-def _generate(receipt: Receipt, card: ModelCard) -> Generate:
+def _shown(body: ReplayRequest, card: ModelCard, max_pixels: int) -> Array | None:
+    """The frames that a clip went on from: those of the input's file."""
+    digest = body.receipt.input_sha256
+    if digest is None:
+        return None
+    if body.input is None:
+        raise invalid("input", "required: the receipt is of a clip that goes on from frames")
+    known = frames.shown([bodies.from_base64("input", body.input)], card, max_pixels)
+    if hashlib.sha256(known.data).hexdigest() != digest:
+        raise _other_input(body.receipt)
+    return known
+
+
+def _generate(receipt: Receipt, card: ModelCard, known: Array | None) -> Generate:
     if card.kind != "generator" or receipt.guidance is None:
         raise invalid("receipt.operation", "does not fit the model or the receipt")
     if receipt.label is None or receipt.label > len(card.labels):
@@ -181,6 +194,7 @@ def _generate(receipt: Receipt, card: ModelCard) -> Generate:
         guidance=receipt.guidance,
         interval=receipt.guidance_interval,
         decode=None if receipt.format == "latents" else _trajectory(receipt, "decode"),
+        frames=known,
     )
 
 
@@ -212,15 +226,13 @@ def _encode(receipt: Receipt, card: ModelCard, data: bytes, max_pixels: int) -> 
         raise _other_input(receipt)
     if receipt.fit is None or receipt.kind is None or receipt.format != "latents":
         raise invalid("receipt.fit", "fit, kind and the format latents are needed for an encoding")
-    size = (card.size[0], card.size[1])
-    picture = images.decode(data, max_pixels)
-    fitted = images.fit(picture, size, card.preprocessing, receipt.fit)
+    image, _ = frames.fitted(data, card, receipt.fit, max_pixels)
     return Encode(
         id=0,
         model=card.name,
         strict=receipt.strict,
         seed=receipt.seed,
-        image=Array((card.channels, *size), "uint8", fitted.pixels),
+        image=image,
         kind=receipt.kind,
         levels=0,
     )
@@ -256,4 +268,6 @@ def _values(file: bytes, card: ModelCard, n: int) -> NDArray[np.float64]:
 
 
 def _pixels(file: bytes, max_pixels: int) -> NDArray[np.float64]:
-    return np.asarray(images.decode(file, max_pixels), np.float64)
+    """Every frame's, where there are several."""
+    shots = clips.read([file], clips.MOST, max_pixels, "original")
+    return np.stack([np.asarray(shot.convert("RGB"), np.float64) for shot in shots])

@@ -60,6 +60,12 @@ class GenerateRequest(Body):
     label: Label = Field(
         description="A name from the model's labels in any case, its index, or null for no class."
     )
+    frames: list[str] | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="Base64 of pictures or clips: the known first frames, for models of clips.",
+    )
     n: int = Field(1, ge=1, description="Images; the service's own limit is 64 by default.")
     seed: Seed | None = Field(None, description="Random if left out, and reported.")
     steps: StageSteps = Field(default_factory=StageSteps)
@@ -124,7 +130,7 @@ class DecodeQuery(Query):
     strict: bool = True
     priority: Priority = "normal"
     timeout: Timeout | None = None
-    format: Literal["png", "webp", "jpeg"] | None = None
+    format: Literal["png", "webp", "jpeg", "mp4", "webm", "gif", "apng"] | None = None
     stream: bool = False
     previews: Previews = 0
 
@@ -132,8 +138,9 @@ class DecodeQuery(Query):
 class Receipt(Body):
     """All that the bytes are a function of, and their digest: what `POST /replay` takes.
 
-    `input_sha256` is that of the picture's file as it was sent, or of the float32 values of the
-    one latent that was decoded. `n` is more than one only where several latents share a file.
+    `input_sha256` is that of the file as it was sent (encode), of the float32 values of the one
+    latent that was decoded, or of the known frames' pixels, uint8 [c, k, H, W] (generate). `n` is
+    more than one only where several latents share a file.
     """
 
     operation: Operation

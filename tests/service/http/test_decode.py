@@ -43,7 +43,7 @@ def test_decode_forms(client: TestClient, ok: Ok) -> None:
     ("query", "field", "limit"),
     [("steps=0", "steps", 1), ("sampler=euler", "sampler", SAMPLERS),
      ("seed=-1", "seed", 0), ("sample=-1", "sample", 0),
-     ("format=latents", "format", "'png', 'webp' or 'jpeg'")],
+     ("format=latents", "format", "'png', 'webp', 'jpeg', 'mp4', 'webm', 'gif' or 'apng'")],
 )  # fmt: skip
 def test_bad_decode_queries(
     client: TestClient, query: str, field: str, limit: object, check_problem: CheckProblem

@@ -132,7 +132,7 @@ BAD_GENERATE: list[tuple[str, str, object]] = [
     ('{"label": 0, "guidance_interval": [2, 1]}', "guidance_interval", None),
     ('{"label": 0, "guidance_interval": [NaN, 1]}', "guidance_interval.0", None),
     ('{"label": 0, "guidance_interval": [1]}', "guidance_interval.1", None),
-    ('{"label": 0, "format": "gif"}', "format", "'png', 'webp', 'jpeg' or 'latents'"),
+    ('{"label": 0, "format": "gif"}', "format", "png, webp, jpeg, latents"),
     ('{"label": 0, "strict": 1}', "strict", None),
     ('{"label": 0, "colour": "red"}', "colour", None),
     ('{"label": 0, "<script>": 1}', "(unknown)", None),
