@@ -22,13 +22,10 @@ from unified_latents.service.engine.messages import (
     PROTOCOL,
     Cancel,
     Event,
-    Failed,
-    Message,
-    Ping,
-    Pong,
     Ready,
     Request,
 )
+from unified_latents.service.engine.protocol import Failed, Message, Ping, Pong
 from unified_latents.service.engine.seam import (
     Death,
     NotReadyError,

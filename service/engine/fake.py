@@ -34,11 +34,15 @@ from unified_latents.service.engine.messages import (
     Ready,
     Request,
     Result,
+    Snapshot,
     Trajectory,
 )
 from unified_latents.service.engine.seam import NotReadyError, State, Status
+from unified_latents.service.engine.snapshots import fingerprint, fits, seal
 from unified_latents.service.engine.telemetry import Costs, StageName
 from unified_latents.service.engine.tickets import overdue
+
+_NUMERICS = "fake-strict"
 
 
 def fake_card(name: str = "fake", kind: str = "generator") -> ModelCard:
@@ -96,7 +100,7 @@ class FakeEngine:
     async def start(self) -> None:
         """Ready at once."""
         self._state = "ready"
-        ids = ("reference", "fake-strict", "fake-fast", "none", "none")
+        ids = ("reference", _NUMERICS, "fake-fast", "none", "none")
         self.ready = Ready(PROTOCOL, tuple(self._models.values()), *ids)
 
     async def stop(self) -> None:
@@ -114,7 +118,7 @@ class FakeEngine:
             self._open.set()
 
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
-        """Accepted, the previews asked for, one Progress, and the end."""
+        """Accepted, a snapshot and the previews if asked for, one Progress, and the end."""
         if self._state != "ready":
             raise NotReadyError("not_ready", f"the engine is {self._state}")
         if len(self.in_flight) >= self._max_pending:
@@ -124,7 +128,9 @@ class FakeEngine:
         self.requests.append(request)
         ended = False
         try:
-            yield Accepted(number, 1, eta=0.0)
+            yield Accepted(number, 1, eta=0.0, done=self._resumed(request))
+            for snapshot in self._snapshots(number, request):
+                yield snapshot
             if not await self._opened(request.timeout):
                 ended = True
                 yield overdue(number)
@@ -148,6 +154,20 @@ class FakeEngine:
         except TimeoutError:
             return False
         return True
+
+    def _snapshots(self, number: int, request: Request) -> Iterator[Snapshot]:
+        """One, of nothing, before the request waits."""
+        card = self._models.get(request.model)
+        if card is not None and not isinstance(request, Encode) and request.snapshot_every:
+            bare = Snapshot(number, 1, (), fingerprint(request), card.digest, _NUMERICS)
+            yield seal(bare)
+
+    def _resumed(self, request: Request) -> int:
+        card = self._models.get(request.model)
+        if card is None or isinstance(request, Encode) or request.resume is None:
+            return 0
+        fitting = fits(request.resume, request, card.digest, _NUMERICS)
+        return request.resume.done if fitting else 0
 
     def _previews(self, number: int, request: Request) -> Iterator[Preview]:
         card = self._models.get(request.model)

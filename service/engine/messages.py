@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from unified_latents.service.engine.telemetry import Costs, Priority, StageName, Tick
+from unified_latents.service.engine.telemetry import Priority, StageName
 
 PROTOCOL = 3
 
@@ -70,6 +70,38 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     """A folder for what an engine may lose: the costs of its passes."""
 
 
+class SampleState(msgspec.Struct, frozen=True):
+    """One sample between two steps of a stage; after the last step of its last, its answer."""
+
+    stage: StageName
+    step: int
+    """Steps taken in this stage."""
+    x_t: Array
+    previous: Array
+    """x̂ of the step before: all the history that a solver has."""
+    given: Array | None
+    """The z_0 that is decoded, where it does not come with the request."""
+
+
+class Snapshot(msgspec.Struct, tag="snapshot", frozen=True):
+    """A request on its way. Sent back as `resume` it goes on from there to the same bytes.
+
+    Only under equal ids, and only for the same request: `snapshots.fits` says whether.
+    """
+
+    id: int
+    done: int
+    """Sample steps taken."""
+    samples: tuple[SampleState, ...]
+    request: str
+    """The request's fingerprint."""
+    model: str
+    """The digest of the checkpoint."""
+    numerics: str
+    digest: str = ""
+    """SHA-256 of all the above but `id`."""
+
+
 class Generate(msgspec.Struct, tag="generate", frozen=True):
     """Samples `first` … `first + n − 1` of `seed`; `decode` absent: the latents themselves."""
 
@@ -91,6 +123,10 @@ class Generate(msgspec.Struct, tag="generate", frozen=True):
     """Early looks at each sample, evenly spaced over its steps."""
     frames: Array | None = None
     """The known first frames of a clip, uint8 [c, k, H, W]; none: nothing is known."""
+    snapshot_every: int = 0
+    """Steps of each sample from one `Snapshot` to the next; 0: none."""
+    resume: Snapshot | None = None
+    """Where to start; one that does not fit is ignored, as `Accepted.done` shows."""
 
 
 class Encode(msgspec.Struct, tag="encode", frozen=True):
@@ -121,6 +157,8 @@ class Decode(msgspec.Struct, tag="decode", frozen=True):
     priority: Priority = "normal"
     timeout: float | None = None
     previews: int = 0
+    snapshot_every: int = 0
+    resume: Snapshot | None = None
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):
@@ -129,12 +167,7 @@ class Cancel(msgspec.Struct, tag="cancel", frozen=True):
     id: int
 
 
-class Ping(msgspec.Struct, tag="ping", frozen=True):
-    """Are you there? Answered at once, in the middle of a pass too."""
-
-
 Request = Generate | Encode | Decode
-Command = Hello | Generate | Encode | Decode | Cancel | Ping
 
 
 class Preprocessing(msgspec.Struct, frozen=True):
@@ -207,12 +240,6 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
         return self.numerics_strict if strict else self.numerics_fast
 
 
-class Failed(msgspec.Struct, tag="failed", frozen=True):
-    """The engine cannot start and will not on another try; it exits after this."""
-
-    detail: str
-
-
 class Accepted(msgspec.Struct, tag="accepted", frozen=True):
     """The request has its rows in the loop; `steps` row evaluations lie ahead."""
 
@@ -220,6 +247,8 @@ class Accepted(msgspec.Struct, tag="accepted", frozen=True):
     steps: int
     eta: float | None = None
     """Forecast of the seconds until the result; None where nothing has been measured yet."""
+    done: int = 0
+    """Sample steps that `resume` has spared; 0 where it did not fit."""
 
 
 class Progress(msgspec.Struct, tag="progress", frozen=True):
@@ -265,11 +294,4 @@ class Error(msgspec.Struct, tag="error", frozen=True):
     detail: str
 
 
-class Pong(msgspec.Struct, tag="pong", frozen=True):
-    """The answer to a `Ping`: seconds in the present turn of the step loop, 0 when idle."""
-
-    turn: float = 0.0
-
-
-Event = Accepted | Progress | Preview | Result | Error
-Message = Ready | Failed | Accepted | Progress | Preview | Result | Error | Tick | Costs | Pong
+Event = Accepted | Progress | Preview | Snapshot | Result | Error

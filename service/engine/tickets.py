@@ -12,12 +12,14 @@ import msgspec
 
 from unified_latents.service.engine.forecast import Outlook
 from unified_latents.service.engine.messages import (
+    Encode,
     Error,
     ErrorCode,
     Event,
     Progress,
     Request,
     Result,
+    Snapshot,
 )
 from unified_latents.service.engine.replay import MAX_DEATHS, Replay
 
@@ -27,7 +29,7 @@ _LEAST = 1e-3
 
 @dataclass
 class Ticket:
-    """A request in flight, as the parent keeps it for a replay."""
+    """A request in flight, as the parent keeps it for a replay: from its last snapshot on."""
 
     request: Request
     deadline: float | None
@@ -93,6 +95,8 @@ class Tickets:
         ticket.events.put_nowait(event)
         if isinstance(event, Progress):
             self.outlook.progress(event.id, event.done / event.steps)
+        if isinstance(event, Snapshot) and not isinstance(ticket.request, Encode):
+            ticket.request = msgspec.structs.replace(ticket.request, resume=event)
         if isinstance(event, Result | Error):
             self.forget(event.id)
             return True

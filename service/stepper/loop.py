@@ -18,15 +18,14 @@ from unified_latents.service.engine.forecast import Forecast, Key
 from unified_latents.service.engine.messages import (
     Accepted,
     Cancel,
-    Command,
     Error,
     ErrorCode,
     Generate,
-    Message,
     Preview,
     Progress,
     Request,
 )
+from unified_latents.service.engine.protocol import Command, Message
 from unified_latents.service.engine.telemetry import PRIORITIES, Priority, StageName, Tick
 from unified_latents.service.stepper.answer import array, result
 from unified_latents.service.stepper.attempt import Report, attempt, failure
@@ -34,6 +33,7 @@ from unified_latents.service.stepper.catalogue import Model
 from unified_latents.service.stepper.costs import CostModel
 from unified_latents.service.stepper.looks import look, marks
 from unified_latents.service.stepper.passes import Outcome
+from unified_latents.service.stepper.resume import due, restore, snapshot
 from unified_latents.service.stepper.scheduler import Group, Scheduler
 from unified_latents.service.stepper.work import Job, Sample, following
 from unified_latents.service.stepper.work import job as new_job
@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 STAGES: tuple[StageName, ...] = ("encode", "rate", "base", "decode")
 _FORECAST_EVERY = 0.25
 """Seconds for which a forecast of everything stands."""
+Numerics = Callable[[bool], str]
+"""The id of strict and of fast mode."""
 _TELL_EVERY = 2.0
 _SAVE_EVERY = 20.0
 
@@ -57,6 +59,7 @@ class Loop:
         send: Callable[[Message], None],
         clock: Callable[[], float] = time.monotonic,
         costs: CostModel | None = None,
+        numerics: Numerics = lambda strict: "",
     ) -> None:
         self._models = models
         self._send = send
@@ -64,6 +67,7 @@ class Loop:
         self._jobs: dict[int, Job] = {}
         self._scheduler: Scheduler[Sample] = Scheduler(max_rows)
         self._costs = costs or CostModel("")
+        self._numerics = numerics
         self._forecast = Forecast(self._costs.table, max_rows)
         self._forecast_at = self._told_at = self._saved_at = clock()
         self._drained_at = 0.0
@@ -98,14 +102,16 @@ class Loop:
         now = self._clock()
         job = new_job(request, model, now)
         job.marks = marks(request)
+        resumed = restore(job, self._numerics(request.strict))
         self._jobs[request.id] = job
         self._scheduler.enter(request.id, job.claim)
         for sample in job.samples:
-            self._scheduler.add(request.id, sample)
+            if job.outputs[sample.index] is None:
+                self._scheduler.add(request.id, sample)
         self._look_ahead(now)
         eta = self._eta(job, now)
         job.promised = None if eta is None else eta / self._costs.bias
-        self._send(Accepted(request.id, job.steps, eta))
+        self._send(Accepted(request.id, job.steps, eta, job.done if resumed else 0))
 
     @torch.inference_mode()
     def tick(self) -> None:
@@ -128,6 +134,8 @@ class Loop:
             if number in self._jobs:
                 eta = self._eta(job, now)
                 self._send(Progress(number, job.done, job.steps, group.stage, eta))
+                if due(job):
+                    self._send(snapshot(job, self._numerics(job.request.strict)))
                 self._conclude(job, now)
         self._keep(now)
 
@@ -203,6 +211,7 @@ class Loop:
         self._scheduler.discard(number, sample)
         after = following(sample, output)
         if after is not None:
+            job.samples[sample.index] = after
             self._scheduler.add(number, after)
         else:
             job.outputs[sample.index] = output

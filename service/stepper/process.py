@@ -24,14 +24,10 @@ from unified_latents.kernels.dispatch import kernel_set
 from unified_latents.service.engine import frames
 from unified_latents.service.engine.messages import (
     PROTOCOL,
-    Command,
-    Failed,
     Hello,
-    Message,
-    Ping,
-    Pong,
     Ready,
 )
+from unified_latents.service.engine.protocol import Command, Failed, Message, Ping, Pong
 from unified_latents.service.stepper.catalogue import Model, load
 from unified_latents.service.stepper.costs import CostModel
 from unified_latents.service.stepper.loop import Loop
@@ -136,7 +132,7 @@ def main(descriptor: int) -> int:
     costs = CostModel(ready.numerics_strict, costs_file(hello))
     pipe.send(ready)
     pipe.send(costs.message)
-    loop = Loop(models, hello.max_rows, pipe.send, costs=costs)
+    loop = Loop(models, hello.max_rows, pipe.send, costs=costs, numerics=ready.numerics)
     while True:
         for command in pipe.commands(wait=not loop.busy):
             loop.take(command)

@@ -121,6 +121,8 @@ class Job:
     steps: int
     outputs: list[Tensor | None]
     done: int = 0
+    saved: int = 0
+    """`done` at the last snapshot."""
     started: bool = False
     marks: frozenset[int] = frozenset()
     """After how many of its steps a sample is looked at."""
@@ -132,6 +134,7 @@ class Job:
     """When the latest forecast sees it done."""
     bitrate: tuple[float, float] | None = None
     samples: list[Sample] = field(default_factory=list)
+    """Each in the stage that it has reached."""
 
     @property
     def complete(self) -> bool:

@@ -10,10 +10,10 @@ from unified_latents.service.bench.direct import forward, generate, timed
 from unified_latents.service.engine.messages import (
     Checkpoint,
     Generate,
-    Message,
     Result,
     Trajectory,
 )
+from unified_latents.service.engine.protocol import Message
 from unified_latents.service.stepper.catalogue import Model, load
 from unified_latents.service.stepper.loop import Loop
 

@@ -20,15 +20,12 @@ from unified_latents.service.engine.messages import (
     PROTOCOL,
     Accepted,
     Array,
-    Command,
-    Failed,
     Generate,
     Hello,
-    Ping,
-    Pong,
     Ready,
     Result,
 )
+from unified_latents.service.engine.protocol import Command, Failed, Ping, Pong
 
 DIES, HANGS, WAITS_FOR_NEXT, PARTS = 101, 102, 103, 104
 

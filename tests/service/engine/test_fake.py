@@ -4,7 +4,15 @@ import asyncio
 
 from tests.service.engine.test_client import generate
 from unified_latents.service.engine.fake import FakeEngine, fake_card
-from unified_latents.service.engine.messages import Error, Event, Preview, Progress, Result
+from unified_latents.service.engine.messages import (
+    Accepted,
+    Error,
+    Event,
+    Preview,
+    Progress,
+    Result,
+    Snapshot,
+)
 
 
 async def _events(engine: FakeEngine, **changes: object) -> list[Event]:
@@ -25,6 +33,16 @@ def test_previews_come_for_every_sample_and_look() -> None:
         assert {look.image.shape for look in looks} == {(1, 8, 8)}
         assert isinstance(events[-1], Result)
         assert [e.stage for e in events if isinstance(e, Progress)] == ["decode"]
+
+    asyncio.run(run())
+
+
+def test_a_snapshot_is_taken_back_by_the_same_request_only() -> None:
+    async def run() -> None:
+        engine = await _engine()
+        (kept,) = (e for e in await _events(engine, snapshot_every=1) if isinstance(e, Snapshot))
+        accepted = [(await _events(engine, resume=kept, seed=seed))[0] for seed in (1, 2)]
+        assert [a.done for a in accepted if isinstance(a, Accepted)] == [1, 0]
 
     asyncio.run(run())
 

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from unified_latents.service.engine import frames
-from unified_latents.service.engine.messages import Cancel, Command
+from unified_latents.service.engine.messages import Cancel
+from unified_latents.service.engine.protocol import Command
 
 DECODER = msgspec.msgpack.Decoder(Command)
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from unified_latents.service.engine.messages import Array, Cancel, Command, Message, Ready
+from unified_latents.service.engine.messages import Array, Cancel, Ready
+from unified_latents.service.engine.protocol import Command, Message
 
 
 def test_unknown_fields_are_ignored() -> None:

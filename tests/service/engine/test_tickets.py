@@ -3,7 +3,14 @@ from __future__ import annotations
 import asyncio
 
 from tests.service.engine.test_client import generate
-from unified_latents.service.engine.messages import Error, Event, Progress, Result
+from unified_latents.service.engine.messages import (
+    Error,
+    Event,
+    Generate,
+    Progress,
+    Result,
+    Snapshot,
+)
 from unified_latents.service.engine.tickets import Tickets
 
 
@@ -21,6 +28,18 @@ def test_a_request_sent_again_has_only_the_time_that_is_left() -> None:
     now[0] = 4.0
     assert tickets.bury() == 0
     assert [request.timeout for request in tickets.send()] == [6.0, None]
+
+
+def test_a_request_is_sent_again_from_its_last_snapshot() -> None:
+    tickets = Tickets(8)
+    number = tickets.open(generate(snapshot_every=1)).request.id
+    tickets.send()
+    found = Snapshot(number, 4, (), "request", "model", "numerics")
+    assert not tickets.deliver(found)
+    tickets.bury()
+    (again,) = tickets.send()
+    assert isinstance(again, Generate)
+    assert again.resume == found
 
 
 def test_a_deadline_holds_while_the_engine_is_dumb() -> None:

@@ -9,11 +9,11 @@ import torch
 from tests.service.stepper.test_loop import decode, encode, generate, results, run, tensor
 from unified_latents.service.engine.messages import (
     Checkpoint,
-    Message,
     Preview,
     Progress,
     Trajectory,
 )
+from unified_latents.service.engine.protocol import Message
 from unified_latents.service.engine.telemetry import Tick
 from unified_latents.service.stepper.catalogue import Model, load
 from unified_latents.service.stepper.looks import marks

@@ -22,12 +22,12 @@ from unified_latents.service.engine.messages import (
     Encode,
     Error,
     Generate,
-    Message,
     Progress,
     Request,
     Result,
     Trajectory,
 )
+from unified_latents.service.engine.protocol import Message
 from unified_latents.service.engine.telemetry import Tick
 from unified_latents.service.stepper import passes
 from unified_latents.service.stepper.catalogue import Model, load

@@ -18,12 +18,12 @@ from unified_latents.service.engine.messages import (
     Cancel,
     Checkpoint,
     Error,
-    Message,
     Progress,
     Request,
     Result,
     Trajectory,
 )
+from unified_latents.service.engine.protocol import Message
 from unified_latents.service.engine.telemetry import PRIORITIES, Costs, Tick
 from unified_latents.service.stepper import passes
 from unified_latents.service.stepper.catalogue import Model, load
