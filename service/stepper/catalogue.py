@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from unified_latents.models import checkpoint
 from unified_latents.models.base import BaseModel
 from unified_latents.models.canary import CanaryReport
-from unified_latents.models.manifest import CheckpointError
 from unified_latents.models.unified import UnifiedLatents
 from unified_latents.service.engine.messages import (
     Canary,
@@ -36,10 +35,8 @@ class Model:
 
 
 def load(wanted: Checkpoint, device: str) -> Model:
-    """Load, move to `device`, run the canary; `CheckpointError` names what is wrong."""
+    """Load, move to `device`, run the canary; a `CheckpointError` names what is wrong."""
     loaded = checkpoint.load(wanted.path)
-    if len(loaded.unified.config.size) != 2:
-        raise CheckpointError(f"{wanted.path}: only image models are served")
     loaded.unified.to(device)
     if loaded.base is not None:
         loaded.base.to(device)
@@ -65,6 +62,7 @@ def _card(name: str, loaded: checkpoint.Checkpoint, report: CanaryReport) -> Mod
         data=DataSource(card.data.name, card.data.source, card.data.licence),
         licence=card.licence,
         canary=Canary(report.ok, report.latent_error, report.image_error),
+        known_frames=config.known_frames,
     )
 
 

@@ -80,8 +80,12 @@ def base(samples: Sequence[Sample]) -> list[Outcome]:
     label = torch.tensor([request.label for request in requests], device=x_t.device)
     null = torch.full((len(guided),), model.base.config.classes, device=x_t.device)
     rows = torch.cat((x_t, x_t[guided]))
+    levels, labels = torch.cat((log_snr, log_snr[guided])), torch.cat((label, null))
+    shape = model.unified.config.grid
+    context = _context([s.job.known.base for s in samples], model.base.config.context, shape)
+    known = (torch.cat((part, torch.zeros_like(part[guided]))) for part in context)
     with arithmetic(strict):
-        v = model.base(rows, torch.cat((log_snr, log_snr[guided])), torch.cat((label, null)))
+        v = model.base(rows, levels, labels, *known)
     conditional, unconditional = v[: len(samples)], v[len(samples) :]
     if not guided:
         return _step(samples, conditional, clip=False)
@@ -96,8 +100,10 @@ def decode(samples: Sequence[Sample]) -> list[Outcome]:
     model, strict = samples[0].job.model, samples[0].job.request.strict
     x_t, log_snr = _gather(samples)
     z_0 = torch.stack([_given(sample) for sample in samples])
+    config = model.unified.config
+    known = _context([s.job.known.decoder for s in samples], config.image_context, config.size)
     with arithmetic(strict):
-        v_hat = model.unified.decoder(x_t, log_snr, z_0)
+        v_hat = model.unified.decoder(x_t, log_snr, z_0, *known)
     return _step(samples, v_hat, clip=True)
 
 
@@ -127,6 +133,16 @@ def _given(sample: Sample) -> Tensor:
     if sample.given is None:
         raise TypeError(f"stage {sample.stage} needs an input")
     return sample.given
+
+
+def _context(
+    known: Sequence[tuple[Tensor, ...]], channels: tuple[int, ...], shape: tuple[int, ...]
+) -> tuple[Tensor, ...]:
+    """What a network is shown beside its input, zeros for rows of which nothing is known."""
+    return tuple(
+        torch.cat([row[i] if row else torch.zeros(1, width, *shape) for row in known])
+        for i, width in enumerate(channels)
+    )
 
 
 def _request(sample: Sample) -> Generate:

@@ -16,6 +16,8 @@ from torch import Tensor
 from unified_latents.kernels.dispatch import normal
 from unified_latents.kernels.noise import Keys
 from unified_latents.models import sampling
+from unified_latents.models.frames import NOTHING, Contexts
+from unified_latents.models.pixels import to_unit
 from unified_latents.models.sampling import NoiseKeys, Plan, Stage, State
 from unified_latents.service.engine.forecast import Load, legs, samples
 from unified_latents.service.engine.messages import (
@@ -28,6 +30,7 @@ from unified_latents.service.engine.messages import (
 )
 from unified_latents.service.engine.telemetry import StageName
 from unified_latents.service.stepper.catalogue import Model
+from unified_latents.service.stepper.numerics import arithmetic
 from unified_latents.service.stepper.scheduler import Claim, Group
 
 _NOISE_BLOCK = 2**14
@@ -120,6 +123,8 @@ class Job:
     claim: Claim
     steps: int
     outputs: list[Tensor | None]
+    known: Contexts = NOTHING
+    """What both networks are shown of a clip, [1, …]."""
     done: int = 0
     saved: int = 0
     """`done` at the last snapshot."""
@@ -217,7 +222,7 @@ def job(request: Request, model: Model, now: float) -> Job:
     claim = Claim(request.priority, now, deadline)
     n = samples(request)
     steps = n * sum(leg.passes for leg in legs(request))
-    new = Job(request, model, claim, steps, [None] * n)
+    new = Job(request, model, claim, steps, [None] * n, known=_known(request, model))
     match request:
         case Generate():
             new.samples += [_first_step(new, request, i) for i in range(n)]
@@ -228,6 +233,14 @@ def job(request: Request, model: Model, now: float) -> Job:
             rows = tensor(request.z, model.device)
             new.samples += [_given_latent(new, request, i, row) for i, row in enumerate(rows)]
     return new
+
+
+def _known(request: Request, model: Model) -> Contexts:
+    if not isinstance(request, Generate) or request.frames is None:
+        return NOTHING
+    frames = to_unit(tensor(request.frames, model.device))[None]
+    with arithmetic(request.strict):
+        return model.unified.contexts(frames)
 
 
 def _first_step(new: Job, request: Generate, index: int) -> Sample:

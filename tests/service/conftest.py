@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -63,10 +64,12 @@ def _wake(module: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.1)
 
 
-def save_tiny(folder: Path, *, seed: int = 0, base: bool = True) -> Path:
+def save_tiny(
+    folder: Path, *, seed: int = 0, base: bool = True, config: UnifiedConfig | None = None
+) -> Path:
     """A checkpoint with random weights."""
     torch.manual_seed(seed)
-    config = tiny_config()
+    config = config or tiny_config()
     unified = UnifiedLatents(config)
     width = TransformerConfig(width=32, depth=2, head_dim=16)
     base_config = BaseConfig(
@@ -74,10 +77,11 @@ def save_tiny(folder: Path, *, seed: int = 0, base: bool = True) -> Path:
         latent_shape=config.latent_shape,
         outer=width,
         inner=width,
-        stride=HALF,
+        stride=HALF if len(config.size) == 2 else (1, *HALF),
         classes=len(LABELS),
         schedule=config.latent_schedule,
         bias=0.0,
+        context=config.latent_context,
     )
     model = BaseModel(base_config) if base else None
     for module in (unified, model):
@@ -98,6 +102,22 @@ def save_tiny(folder: Path, *, seed: int = 0, base: bool = True) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of four frames of 8×8, two of which may be known, in 2×2×2 latents."""
+    config = replace(
+        tiny_config("clips"),
+        size=(4, 8, 8),
+        encoder=EncoderConfig((8, 16), (1, 1), (1, 2, 2), ((2, 2, 2),)),
+        decoder=DecoderConfig(
+            (16,), 1, (1, 2, 2), ((2, 2, 2),), TransformerConfig(width=32, depth=1, head_dim=16)
+        ),
+        known_frames=2,
+    )
+    folder = tmp_path_factory.mktemp("checkpoints") / "clips"
+    return save_tiny(folder, seed=2, config=config)
 
 
 @pytest.fixture(scope="session")
