@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,6 +121,19 @@ def bench_serve(
     typer.echo("\n".join(["", *report.ratios(rows)]))
     if out is not None:
         out.write_text(report.as_json(rows), encoding="utf-8")
+
+
+@cli.command("bench-overload")
+def bench_overload(
+    seconds: Annotated[float, typer.Option(min=1, help="How long.")] = 60,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each stage.")] = 20,
+) -> None:
+    """Ask three times what the service can do, and see what becomes of it."""
+    from unified_latents.service.bench.serving import overload, report
+    from unified_latents.service.bench.serving.contenders import Subject
+
+    subject = Subject(SHIPPED, report.SHIPPED_PICTURE, usable_threads(), Path(sys.executable))
+    overload.run(subject, seconds, steps, typer.echo)
 
 
 def main() -> None:

@@ -22,9 +22,7 @@ GUIDANCE = 1.5
 CLIENTS = 20
 _MODULE = "unified_latents.service"
 _PAUSE = 0.02
-_BUCKET = re.compile(
-    r'^ul_request_duration_seconds_bucket\{le="(\S+)",outcome="ok",route="/healthz"\} (\S+)$', re.M
-)
+_BUCKET = r'^ul_request_duration_seconds_bucket\{le="(\S+)",outcome="%s",route="%s"\} (\S+)$'
 
 
 @dataclass(frozen=True)
@@ -137,9 +135,10 @@ def _ms(seconds: Sequence[float], percent: int) -> str:
     return f"{1000 * cuts[percent - 1]:.1f} ms"
 
 
-def buckets(metrics: str) -> dict[float, float]:
-    """Upper edge in seconds → /healthz answers up to it, from the server's own histogram."""
-    return {float(edge): float(count) for edge, count in _BUCKET.findall(metrics)}
+def buckets(metrics: str, route: str = "/healthz", outcome: str = "ok") -> dict[float, float]:
+    """Upper edge in seconds → a route's answers up to it, from the server's own histogram."""
+    found = re.findall(_BUCKET % (outcome, re.escape(route)), metrics, re.M)
+    return {float(edge): float(count) for edge, count in found}
 
 
 def quantile(counts: dict[float, float], share: float) -> float:

@@ -26,7 +26,7 @@ BATCH_WAIT = 0.02
 START = 180.0
 """Seconds within which a contender must answer."""
 _ROOM = "unified_latents.service.bench.serving"
-_HOST = "127.0.0.1"
+HOST = "127.0.0.1"
 _JSON = {"Content-Type": "application/json"}
 _PNG = {"Content-Type": "image/png"}
 
@@ -49,8 +49,8 @@ class Subject:
 class Live:
     """A contender that answers; `port` on this machine, `picture` what its encoder reads."""
 
-    def __init__(self, name: Name, port: int, picture: Picture) -> None:
-        self.name, self.port = name, port
+    def __init__(self, name: Name, port: int, pid: int, picture: Picture) -> None:
+        self.name, self.port, self.pid = name, port, pid
         self._picture = picture
 
     @property
@@ -82,16 +82,25 @@ class Live:
         headers: dict[str, str] | None = None,
     ) -> Any:
         """One HTTP exchange, JSON out."""
-        link = http.client.HTTPConnection(_HOST, self.port)
+        return json.loads(self._exchange(method, path, body, headers or {}))
+
+    def text(self, path: str) -> str:
+        """The text of a GET."""
+        return self._exchange("GET", path, None, {}).decode()
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> bytes:
+        link = http.client.HTTPConnection(HOST, self.port)
         try:
-            link.request(method, path, body, headers or {})
+            link.request(method, path, body, headers)
             answer = link.getresponse()
-            text = answer.read()
+            text: bytes = answer.read()
         finally:
             link.close()
         if answer.status != 200:
             raise RuntimeError(f"{self.name}: {answer.status} {text[:500]!r}")
-        return json.loads(text)
+        return text
 
 
 @contextmanager
@@ -109,7 +118,7 @@ def contender(name: Name, subject: Subject) -> Iterator[Live]:
         )
         try:
             _wait(name, child, port, log)
-            yield Live(name, port, subject.picture)
+            yield Live(name, port, child.pid, subject.picture)
         finally:
             _end(child)
 
@@ -134,7 +143,7 @@ def _environment(name: Name, subject: Subject, port: int) -> dict[str, str]:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((_HOST, 0))
+        probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
     return port
 
@@ -143,7 +152,7 @@ def _wait(name: Name, child: subprocess.Popen[bytes], port: int, log: IO[bytes])
     path = "/readyz" if name.startswith("ours") else "/health" if name != "ray" else "/"
     until = time.monotonic() + START
     while time.monotonic() < until and child.poll() is None:
-        link = http.client.HTTPConnection(_HOST, port, timeout=5)
+        link = http.client.HTTPConnection(HOST, port, timeout=5)
         with suppress(OSError), closing(link):
             link.request("GET", path)
             if link.getresponse().status == 200:
