@@ -115,6 +115,11 @@ def answer(receipts: Receipts, files: Sequence[bytes], choice: Choice, n: int = 
     if choice.bare:
         receipt = receipts.of(0, files[0], n=n)
         return Response(files[0], media_type=choice.media_type, headers=headers(receipt))
+    return Response(envelope(receipts, files, choice).model_dump_json(), media_type=JSON)
+
+
+def envelope(receipts: Receipts, files: Sequence[bytes], choice: Choice) -> ImagesResponse:
+    """All files with their receipts."""
     items = []
     for i, data in enumerate(files):
         receipt = receipts.of(i, data)
@@ -127,8 +132,7 @@ def answer(receipts: Receipts, files: Sequence[bytes], choice: Choice, n: int = 
                 receipt=receipt,
             )
         )
-    body = ImagesResponse(model=receipts.card.name, data=items)
-    return Response(body.model_dump_json(), media_type=JSON)
+    return ImagesResponse(model=receipts.card.name, data=items)
 
 
 def latent_files(z: Array, card: ModelCard, *, whole: bool) -> list[bytes]:

@@ -10,9 +10,11 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 
 from unified_latents.service.engine.seam import Engine
-from unified_latents.service.http import about, decode, encode, generate, openapi, problems, replay
+from unified_latents.service.http import decode, encode, generate, openapi, problems, replay
+from unified_latents.service.http.access.middleware import BodyLimit, RequestContext
 from unified_latents.service.http.core import Service, check_key
-from unified_latents.service.http.middleware import BodyLimit, RequestContext
+from unified_latents.service.http.openai import errors, images, models
+from unified_latents.service.http.operator import about
 from unified_latents.service.keys import KeyRing
 from unified_latents.service.metrics import Metrics
 from unified_latents.service.settings import Settings
@@ -47,9 +49,9 @@ def create_app(
     )
     app.state.service = Service(settings, engine, metrics, ring or KeyRing())
     metrics.follow_step_age(lambda: engine.status.step_age)
-    for room in (generate, encode, decode, replay, about):
+    for room in (generate, encode, decode, replay, about, images, models):
         app.include_router(room.router)
-    problems.install(app)
+    problems.install(app, {errors.PREFIX: errors.response})
     app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(RequestContext, metrics=metrics)
     app.openapi = functools.cache(lambda: openapi.document(app, keys=bool(ring)))  # type: ignore[method-assign]

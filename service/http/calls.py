@@ -28,7 +28,7 @@ from unified_latents.service.engine.messages import (
 )
 from unified_latents.service.engine.seam import EngineError
 from unified_latents.service.http import clips, core
-from unified_latents.service.http.answers import Receipts, answer, headers, latent_files
+from unified_latents.service.http.answers import Receipts, answer, envelope, headers, latent_files
 from unified_latents.service.http.images import FitReport
 from unified_latents.service.http.latents import write
 from unified_latents.service.http.negotiation import (
@@ -45,6 +45,7 @@ from unified_latents.service.http.schemas import (
     DecodeQuery,
     EncodeResponse,
     GenerateRequest,
+    Item,
 )
 from unified_latents.service.http.stream.mailbox import follow
 from unified_latents.service.http.stream.sse import HEARTBEAT, EventStream
@@ -80,18 +81,21 @@ async def stream(request: Request, call: Call) -> Response:
     service, identity = core.of(request), request_id(request)
     first, events = await service.begin(request, call.message)
     told = follow(first, events, service.settings.heartbeat)
-    return EventStream(_frames(service, call, identity, told))
+    return EventStream(frames(service, partial(_frame, service, call, identity), told))
 
 
-async def _frames(
-    service: core.Service, call: Call, identity: str, events: AsyncGenerator[Event | None, None]
+async def frames(
+    service: core.Service,
+    write: Callable[[Event | None], bytes],
+    events: AsyncGenerator[Event | None, None],
 ) -> AsyncGenerator[bytes, None]:
+    """What `write` makes of events that `follow` gave; a client that leaves is counted."""
     ended = False
     try:
         async with aclosing(events):
             async for event in events:
                 ended = isinstance(event, Result | Error)
-                yield await service.in_thread(partial(_frame, service, call, identity, event))
+                yield await service.in_thread(partial(write, event))
     finally:
         if not ended:
             service.metrics.cancelled.labels("running").inc()
@@ -119,26 +123,41 @@ def _frame(service: core.Service, call: Call, identity: str, event: Event | None
     return sse_event(type(event).__name__.lower(), json.dumps(told))
 
 
-def look(preview: Preview) -> tuple[Format, str]:
-    """A preview as base64 of a PNG, an animated one if it is of a clip."""
+def look(preview: Preview, format: Format | None = None) -> tuple[Format, str]:
+    """A preview as base64 of a file: in `format`, else a PNG, an animated one of a clip."""
     image = preview.image
-    kind: Format = "png" if len(image.shape) == 3 else "apng"
+    kind = format or ("png" if len(image.shape) == 3 else "apng")
     batch = Array((1, *image.shape), image.dtype, image.data)
     return kind, base64.b64encode(clips.save(batch, kind)[0]).decode()
 
 
 def render(call: Call, ready: Ready, done: Result) -> Response:
     """The answer that an engine's result makes; a function of its arguments alone."""
-    card = next(card for card in ready.models if card.name == call.message.model)
-    message, choice = call.message, Choice(cast(Format, call.format), call.bare)
+    message, choice = call.message, _choice(call)
     fit = FitReport.model_validate(call.fit) if call.fit else None
-    receipts = Receipts(ready, card, message, choice.format, call.source, fit.mode if fit else None)
+    receipts = _receipts(call, ready, fit)
     if isinstance(message, Encode):
         if fit is None:
             raise TypeError("a call to encode says how its picture was fitted")
         return _encoded(receipts, fit, done, bare=choice.bare)
     n = message.n if isinstance(message, Generate) and choice.format == "latents" else 1
-    return answer(receipts, _files(message, done, card, choice), choice, n)
+    return answer(receipts, _files(message, done, receipts.card, choice), choice, n)
+
+
+def images(call: Call, ready: Ready, done: Result) -> list[Item]:
+    """The pictures of a result with their receipts."""
+    receipts, choice = _receipts(call, ready), _choice(call)
+    return envelope(receipts, _files(call.message, done, receipts.card, choice), choice).data
+
+
+def _choice(call: Call) -> Choice:
+    return Choice(cast(Format, call.format), call.bare)
+
+
+def _receipts(call: Call, ready: Ready, fit: FitReport | None = None) -> Receipts:
+    card = next(card for card in ready.models if card.name == call.message.model)
+    mode = fit.mode if fit else None
+    return Receipts(ready, card, call.message, _choice(call).format, call.source, mode)
 
 
 def _files(message: object, done: Result, card: ModelCard, choice: Choice) -> list[bytes]:

@@ -84,16 +84,19 @@ def to_message(
     )
 
 
-def find_label(label: Label, labels: tuple[str, ...]) -> int:
-    """A label's index; null is the class after the last one, which stands for none."""
+def find_label(label: Label, labels: tuple[str, ...], field: str = "label") -> int:
+    """A label's index; null is the class after the last one, which stands for none.
+
+    A Problem about `field` where there is no such label.
+    """
     if label is None:
         return len(labels)
     if isinstance(label, int):
         if label < len(labels):
             return label
-        raise invalid("label", "no such label", len(labels) - 1)
+        raise invalid(field, "no such label", len(labels) - 1)
     folded = label.strip().casefold()
     for i, name in enumerate(labels):
         if name.casefold() == folded:
             return i
-    raise invalid("label", "no such label", ", ".join(labels)[:1000])
+    raise invalid(field, "no such label", ", ".join(labels)[:1000])

@@ -15,6 +15,8 @@ from pydantic.json_schema import models_json_schema
 
 from unified_latents.service.http.bodies import BINARY, FORM, IMAGES
 from unified_latents.service.http.negotiation import EVENTS, JSON, LATENT, MEDIA_TYPES
+from unified_latents.service.http.openai import errors
+from unified_latents.service.http.openai.schemas import ErrorBody, ImageList, ImageRequest
 from unified_latents.service.http.problems import MEDIA_TYPE, ProblemBody
 from unified_latents.service.http.schemas import (
     EncodeBody,
@@ -34,6 +36,9 @@ _ERRORS = {
     "/encode": (400, 404, 406, 413, 415, 422, *_WORK),
     "/decode": (400, 404, 406, 409, 413, 415, 422, *_WORK),
     "/replay": (400, 406, 409, 413, 415, 422, *_WORK),
+    "/v1/images/generations": (400, 404, 409, 413, 415, *_WORK),
+    "/v1/models": (503,),
+    "/v1/models/{model}": (400, 404, 503),
     "/models": (503,),
     "/metrics": (),
     "/healthz": (503,),
@@ -59,7 +64,8 @@ def document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
             guarded = (401, 403) if operation["security"] else ()
             if not keys:
                 del operation["security"]
-            operation["responses"].update({str(code): _problem() for code in (*codes, *guarded)})
+            told = _openai_error() if path.startswith(errors.PREFIX) else _problem()
+            operation["responses"].update({str(code): told for code in (*codes, *guarded)})
     _describe_bodies(paths)
     paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": _text()}
     return api
@@ -75,6 +81,9 @@ def _schemas() -> dict[str, Any]:
             (ImagesResponse, "serialization"),
             (EncodeResponse, "serialization"),
             (ProblemBody, "serialization"),
+            (ImageRequest, "validation"),
+            (ImageList, "serialization"),
+            (ErrorBody, "serialization"),
         ],
         ref_template=_REF + "{model}",
     )
@@ -105,6 +114,11 @@ def _describe_bodies(paths: dict[str, Any]) -> None:
         {"image/png": _BYTES, JSON: _json(ImagesResponse), **pictures, EVENTS: _text()},
     )
 
+    _describe(
+        paths["/v1/images/generations"]["post"],
+        {JSON: _json(ImageRequest)},
+        {JSON: _json(ImageList), EVENTS: _text()},
+    )
     _describe(paths["/replay"]["post"], {JSON: _json(ReplayRequest)}, {JSON: _json(ReplayResponse)})
 
 
@@ -119,6 +133,10 @@ def _json(schema: type[BaseModel]) -> dict[str, Any]:
 
 def _problem() -> dict[str, Any]:
     return {"description": "Problem", "content": {MEDIA_TYPE: _json(ProblemBody)}}
+
+
+def _openai_error() -> dict[str, Any]:
+    return {"description": "Error", "content": {JSON: _json(ErrorBody)}}
 
 
 def _text() -> dict[str, Any]:

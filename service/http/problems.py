@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from unified_latents.service.engine.seam import EngineError
 
@@ -168,6 +169,19 @@ def _field(location: Sequence[int | str]) -> str:
     return name if _FIELD.fullmatch(name) else "(unknown)"
 
 
+Dialect = Callable[[Problem, str], Response]
+"""A problem and the request's id to an answer: the form of errors below some path."""
+
+
+def answer(problem: Problem, scope: Scope) -> Response:
+    """The answer to whoever asked, in the form that `install` was told of for the path."""
+    dialects: Mapping[str, Dialect] = scope["app"].state.dialects
+    path = scope["path"]
+    say = next((say for prefix, say in dialects.items() if path.startswith(prefix)), None)
+    identity = str(scope.get("ul.request_id", ""))
+    return say(problem, identity) if say else problem.response(identity)
+
+
 def request_id(request: Request) -> str:
     """The id that the outermost middleware gave."""
     return str(request.scope.get("ul.request_id", ""))
@@ -176,13 +190,13 @@ def request_id(request: Request) -> str:
 async def _on_problem(request: Request, error: Exception) -> Response:
     if not isinstance(error, Problem):
         raise error
-    return error.response(request_id(request))
+    return answer(error, request.scope)
 
 
 async def _on_validation(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    return from_validation(error.errors()).response(request_id(request))
+    return answer(from_validation(error.errors()), request.scope)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -192,17 +206,18 @@ async def _on_http(request: Request, error: Exception) -> Response:
     status = error.status_code
     title = _TITLES.get(status, "Error")
     problem = Problem(status, _CODES.get(status, "http_error"), title, headers=error.headers)
-    return problem.response(request_id(request))
+    return answer(problem, request.scope)
 
 
 async def _on_engine(request: Request, error: Exception) -> Response:
     if not isinstance(error, EngineError):
         raise error
-    return from_engine(error).response(request_id(request))
+    return answer(from_engine(error), request.scope)
 
 
-def install(app: FastAPI) -> None:
-    """Every error of `app` becomes a problem."""
+def install(app: FastAPI, dialects: Mapping[str, Dialect]) -> None:
+    """Every error of `app` becomes a problem, in a form of its own below some paths."""
+    app.state.dialects = dialects
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)

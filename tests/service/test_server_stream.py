@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from typing import Any
 
 import httpx
+import openai
 from httpx_sse import connect_sse
+from PIL import Image
 
 REQUEST = {"model": "tiny", "label": 1, "seed": 4, "n": 2}
 
@@ -35,6 +39,22 @@ def test_leaving_a_stream_stops_its_work(live: Any) -> None:
         assert [event.event for event in source.iter_sse()][-1] == "result"
     assert _cancelled(live) == before + 1
     assert 'ul_inflight_rows{stage="base"} 0.0' in live.http.get("/metrics").text
+
+
+def test_openais_package_streams_partial_images(live: Any) -> None:
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as sdk:
+        extra = {"seed": 5}
+        whole = sdk.images.generate(model="tiny", prompt="circle", extra_body=extra)
+        *partial, completed = sdk.images.generate(
+            model="tiny", prompt="circle", stream=True, partial_images=2, extra_body=extra
+        )
+    assert whole.data is not None
+    assert completed.b64_json == whole.data[0].b64_json
+    assert 1 <= len(partial) <= 2
+    for index, image in enumerate(partial):
+        assert image.type == "image_generation.partial_image"
+        assert image.partial_image_index == index
+        assert Image.open(io.BytesIO(base64.b64decode(image.b64_json))).size == (16, 16)
 
 
 def _cancelled(live: Any) -> float:

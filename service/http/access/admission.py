@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from unified_latents.service.engine.forecast import row_steps
 from unified_latents.service.engine.messages import Request
 from unified_latents.service.engine.seam import Engine
 from unified_latents.service.http.access.budgets import Budgets
 from unified_latents.service.http.access.guard import forbidden
-from unified_latents.service.http.access.work import row_steps, seconds
 from unified_latents.service.http.problems import FieldError, Problem, retry_headers
 from unified_latents.service.keys import Caller
 
@@ -82,18 +82,14 @@ class Admission:
             raise forbidden("high")
 
     def _check_deadline(self, request: Request) -> None:
-        """The engine serves `high` first; the others come after all that it has."""
-        if request.timeout is None:
-            return
-        alone = seconds(request, self._engine.costs)
-        ahead = 0.0 if request.priority == "high" else self._engine.status.drain
-        late = ahead + alone - request.timeout
-        if late <= 0:
+        eta = self._engine.eta(request) if request.timeout is not None else None
+        if eta is None or request.timeout is None or eta <= request.timeout:
             return
         self._refused("deadline")
-        message = f"would end after {ahead + alone:.2f} s by forecast"
+        message = f"would end after {eta:.2f} s by forecast"
         fault = FieldError(field="timeout", message=message, limit=request.timeout)
-        wait = float("inf") if alone > request.timeout else late
+        drain = self._engine.status.drain
+        wait = min(drain, eta - request.timeout) if drain > 0 else float("inf")
         raise Problem(503, "deadline_unmet", f"timeout: {message}", [fault], retry_headers(wait))
 
     def _check_queue(self, cost: int) -> None:

@@ -13,9 +13,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from unified_latents.service.engine.fake import FakeEngine, fake_card
-from unified_latents.service.engine.messages import Generate, Trajectory
+from unified_latents.service.engine.messages import Generate, Request, Trajectory
 from unified_latents.service.engine.seam import Engine, EngineError, Status
-from unified_latents.service.engine.telemetry import Cost, Costs
 from unified_latents.service.http.access.admission import Admission, Reason
 from unified_latents.service.http.access.budgets import Budgets
 from unified_latents.service.http.app import create_app
@@ -33,9 +32,14 @@ HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
 class Forecast:
     """All of an engine that admission looks at."""
 
-    def __init__(self, drain: float, pass_seconds: float = 0.0) -> None:
+    def __init__(self, drain: float, alone: float | None = None) -> None:
         self.status = Status("ready", drain=drain)
-        self.costs = Costs((Cost("m", True, "base", 2, 2.0, pass_seconds),) if pass_seconds else ())
+        self._alone = alone
+
+    def eta(self, request: Request) -> float | None:
+        """`high` does not wait for others."""
+        ahead = 0.0 if request.priority == "high" else self.status.drain
+        return None if self._alone is None else ahead + self._alone
 
 
 def _admission(forecast: Forecast, limit: int = 50) -> tuple[Admission, list[Reason]]:
@@ -73,7 +77,7 @@ def test_what_can_never_fit_is_not_asked_to_come_back() -> None:
 
 def test_a_deadline_that_the_forecast_cannot_keep() -> None:
     late = msgspec.structs.replace(REQUEST, timeout=3.0)
-    admission, refused = _admission(Forecast(drain=4.0, pass_seconds=0.1))
+    admission, refused = _admission(Forecast(drain=4.0, alone=1.0))
     problem = _refusal(admission, late)
     assert (problem.status, problem.code, refused) == (503, "deadline_unmet", ["deadline"])
     assert problem.headers["retry-after-ms"] == "2000"
@@ -82,14 +86,15 @@ def test_a_deadline_that_the_forecast_cannot_keep() -> None:
     with admission.enter(ALICE, msgspec.structs.replace(late, priority="high")):
         pass
     hopeless = msgspec.structs.replace(late, timeout=0.5)
-    assert _refusal(admission, hopeless).headers == {"x-should-retry": "false"}
+    idle, _ = _admission(Forecast(drain=0.0, alone=1.0))
+    assert _refusal(idle, hopeless).headers == {"x-should-retry": "false"}
     unmeasured, _ = _admission(Forecast(drain=0.0))
     with unmeasured.enter(ALICE, hopeless):
         pass
 
 
 def test_a_refused_request_costs_its_key_nothing() -> None:
-    admission, refused = _admission(Forecast(drain=4.0))
+    admission, refused = _admission(Forecast(drain=4.0, alone=0.0))
     for _ in range(20):
         _refusal(admission, msgspec.structs.replace(REQUEST, timeout=1.0))
     for _ in range(5):

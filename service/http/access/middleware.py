@@ -13,7 +13,7 @@ import time
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from unified_latents.service.http.problems import FieldError, Problem
+from unified_latents.service.http.problems import FieldError, Problem, answer
 from unified_latents.service.metrics import Metrics
 
 _INCOMING_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -57,7 +57,7 @@ class RequestContext:
             log.exception("request %s failed", identity.decode())
             if status == 0:
                 problem = Problem(500, "internal_error", "the service failed; the log says how")
-                await problem.response(identity.decode())(scope, receive, tagged)
+                await answer(problem, scope)(scope, receive, tagged)
         finally:
             self._record(scope, status, time.perf_counter() - began)
 
@@ -83,10 +83,10 @@ class BodyLimit:
             return
         declared = _header(scope, b"content-length")
         if declared is not None and _header(scope, b"transfer-encoding") is not None:
-            await _two_lengths().response(scope["ul.request_id"])(scope, receive, send)
+            await answer(_two_lengths(), scope)(scope, receive, send)
             return
         if declared is not None and declared.isdigit() and int(declared[:20]) > self._limit:
-            await self._problem().response(scope["ul.request_id"])(scope, receive, send)
+            await answer(self._problem(), scope)(scope, receive, send)
             return
         read = 0
 

@@ -1,0 +1,126 @@
+"""Bodies as OpenAI's API has them, of its image and model routes.
+
+What has no meaning here is accepted only where it asks for nothing (`quality: auto`) or names the
+caller (`user`); `seed` is an extension.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from unified_latents.service.http.schemas import Body, ModelName, Receipt, Seed
+
+MAX_IMAGES = 10
+MAX_PARTIAL = 3
+
+OutputFormat = Literal["png", "webp", "jpeg"]
+
+
+class ImageRequest(Body):
+    """POST /v1/images/generations; the prompt is the name of a label."""
+
+    prompt: str = Field(min_length=1, max_length=200, description="A label's name, in any case.")
+    model: ModelName | None = None
+    n: int | None = Field(1, ge=1, le=MAX_IMAGES)
+    size: str | None = Field("auto", max_length=16, description="`auto`, or the model's WxH.")
+    response_format: Literal["b64_json"] | None = None
+    output_format: OutputFormat | None = None
+    stream: bool | None = False
+    partial_images: int | None = Field(0, ge=0, le=MAX_PARTIAL)
+    seed: Seed | None = Field(None, description="An extension: equal seeds give equal pictures.")
+    quality: Literal["auto", "standard"] | None = None
+    background: Literal["auto", "opaque"] | None = None
+    moderation: Literal["auto", "low"] | None = None
+    user: str | None = Field(None, max_length=512)
+
+
+class Usage(BaseModel):
+    """Tokens, of which there are none here."""
+
+    input_tokens: int = 0
+    input_tokens_details: dict[str, int] = Field(
+        default_factory=lambda: {"image_tokens": 0, "text_tokens": 0}
+    )
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+
+class ImageDatum(BaseModel):
+    """One picture; `seed` and `receipt` are extensions."""
+
+    b64_json: str
+    seed: int
+    receipt: Receipt
+
+
+class ImageList(BaseModel):
+    """The answer without a stream."""
+
+    created: int
+    data: list[ImageDatum]
+    background: Literal["opaque"] = "opaque"
+    output_format: OutputFormat
+    quality: Literal["auto"] = "auto"
+    size: str
+    usage: Usage = Field(default_factory=Usage)
+
+
+class PartialImage(BaseModel):
+    """An early look, in a stream."""
+
+    type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
+    b64_json: str
+    partial_image_index: int
+    created_at: int
+    size: str
+    output_format: OutputFormat
+    background: Literal["opaque"] = "opaque"
+    quality: Literal["auto"] = "auto"
+
+
+class CompletedImage(BaseModel):
+    """A finished picture, in a stream; `seed` and `receipt` are extensions."""
+
+    type: Literal["image_generation.completed"] = "image_generation.completed"
+    b64_json: str
+    created_at: int
+    size: str
+    output_format: OutputFormat
+    background: Literal["opaque"] = "opaque"
+    quality: Literal["auto"] = "auto"
+    usage: Usage = Field(default_factory=Usage)
+    seed: int
+    receipt: Receipt
+
+
+class ModelObject(BaseModel):
+    """A model in OpenAI's list; when it was made is not known here, so `created` is 0."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "unified-latents"
+
+
+class ModelList(BaseModel):
+    """GET /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelObject]
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong, as OpenAI's SDKs read it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every error under /v1."""
+
+    error: ErrorDetail
