@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 import msgspec
 
@@ -21,11 +22,21 @@ from unified_latents.service.engine import frames
 from unified_latents.service.engine.messages import (
     PROTOCOL,
     Cancel,
+    Checkpoint,
     Event,
+    ModelCard,
     Ready,
     Request,
 )
-from unified_latents.service.engine.protocol import Failed, Message, Ping, Pong
+from unified_latents.service.engine.protocol import (
+    Failed,
+    Load,
+    Loaded,
+    Message,
+    Ping,
+    Pong,
+    Unload,
+)
 from unified_latents.service.engine.seam import (
     Death,
     NotReadyError,
@@ -35,6 +46,7 @@ from unified_latents.service.engine.seam import (
     Status,
 )
 from unified_latents.service.engine.spawn import EngineOptions, EngineProcess, spawn
+from unified_latents.service.engine.swaps import Swaps, described, served
 from unified_latents.service.engine.telemetry import Costs, Tick
 from unified_latents.service.engine.tickets import Ticket, Tickets
 from unified_latents.service.engine.watchdog import PERIOD, Watchdog
@@ -63,6 +75,7 @@ class EngineClient:
         self._last_step = time.monotonic()
         self._reason: Reason = "exit"
         self._drained_at = 0.0
+        self._swaps = Swaps()
 
     @property
     def ready(self) -> Ready | None:
@@ -106,7 +119,37 @@ class EngineClient:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
             self._supervisor = None
+        self._swaps.abandon()
         self._tickets.end("shutting_down", "the service is shutting down")
+
+    async def reload(self, name: str, path: str, *, other_space: bool = False) -> ModelCard:
+        """Serve the checkpoint in `path` as `name` from now on; rows on their way keep the old one.
+
+        `EngineError`: `load_failed` says what is wrong with it, and nothing has changed.
+        """
+        asked = self._swaps.load(Checkpoint(name, path), other_space=other_space)
+        return msgspec.convert(await self._swap(asked), ModelCard)
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no longer."""
+        await self._swap(self._swaps.unload(name))
+
+    async def _swap(self, asked: Load | Unload) -> ModelCard | None:
+        if self._state != "ready":
+            raise NotReadyError("not_ready", f"the engine is {self._state}")
+        self._send(asked)
+        return await self._swaps.wait(asked)
+
+    def _on_loaded(self, message: Loaded) -> None:
+        """What was swapped is what the next engine loads, too."""
+        asked = self._swaps.answer(message)
+        if asked is None or self._ready is None:
+            return
+        checkpoints = served(self._options.checkpoints, asked)
+        self._options = replace(self._options, checkpoints=checkpoints)
+        self._ready = described(self._ready, asked, message.card)
+        if self._observer:
+            self._observer.on_ready(self._ready)
 
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         """The events of one request; `NotReadyError` where no engine can take it."""
@@ -195,21 +238,25 @@ class EngineClient:
         decoder = msgspec.msgpack.Decoder(Message)
         while (message := await frames.read(reader, decoder)) is not None:
             self._watchdog.heard()
-            match message:
-                case Ready():
-                    self._on_ready(message)
-                case Failed():
-                    self._state, self._detail = "failed", message.detail
-                    log.error("the engine cannot start: %s", message.detail)
-                case Tick():
-                    self._on_tick(message)
-                case Costs():
-                    self._tickets.outlook.learn(message)
-                case Pong():
-                    self._watchdog.answered(message.turn)
-                case _:
-                    if self._tickets.deliver(message):
-                        self._dispatch()
+            self._hear(message)
+
+    def _hear(self, message: Message) -> None:
+        match message:
+            case Ready():
+                self._on_ready(message)
+            case Failed():
+                self._state, self._detail = "failed", message.detail
+                log.error("the engine cannot start: %s", message.detail)
+            case Tick():
+                self._on_tick(message)
+            case Pong():
+                self._watchdog.answered(message.turn)
+            case Costs():
+                self._tickets.outlook.learn(message)
+            case Loaded():
+                self._on_loaded(message)
+            case _ if self._tickets.deliver(message):
+                self._dispatch()
 
     def _on_tick(self, tick: Tick) -> None:
         self._watchdog.stepped()
@@ -242,5 +289,6 @@ class EngineClient:
     def _bury(self) -> None:
         """The death of an engine, for the requests that it had."""
         lost = self._tickets.bury()
+        self._swaps.abandon()
         if self._observer:
             self._observer.on_death(Death(self._reason, len(self._tickets), lost))

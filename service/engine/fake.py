@@ -14,6 +14,8 @@ import struct
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 
+import msgspec
+
 from unified_latents.service.engine.messages import (
     PROTOCOL,
     Accepted,
@@ -37,7 +39,7 @@ from unified_latents.service.engine.messages import (
     Snapshot,
     Trajectory,
 )
-from unified_latents.service.engine.seam import NotReadyError, State, Status
+from unified_latents.service.engine.seam import EngineError, NotReadyError, State, Status
 from unified_latents.service.engine.snapshots import fingerprint, fits, seal
 from unified_latents.service.engine.telemetry import Costs, StageName
 from unified_latents.service.engine.tickets import overdue
@@ -80,6 +82,8 @@ class FakeEngine:
         self.cancelled: list[int] = []
         self.forecast: float | None = None
         """Seconds that every request is said to take; None: nothing is measured here."""
+        self.damage: str | None = None
+        """What is wrong with every checkpoint that is to be loaded."""
         self.requests: list[Request] = []
         """All that was submitted."""
 
@@ -100,8 +104,7 @@ class FakeEngine:
     async def start(self) -> None:
         """Ready at once."""
         self._state = "ready"
-        ids = ("reference", _NUMERICS, "fake-fast", "none", "none")
-        self.ready = Ready(PROTOCOL, tuple(self._models.values()), *ids)
+        self._describe()
 
     async def stop(self) -> None:
         """Whatever waits fails."""
@@ -116,6 +119,26 @@ class FakeEngine:
             yield
         finally:
             self._open.set()
+
+    async def reload(self, name: str, path: str, *, other_space: bool = False) -> ModelCard:
+        """The model of that name with another digest: that of the path."""
+        if self.damage is not None:
+            raise EngineError("load_failed", self.damage)
+        digest = hashlib.sha256(path.encode()).hexdigest()
+        old = self._models.get(name) or fake_card(name)
+        self._models[name] = card = msgspec.structs.replace(old, digest=digest)
+        self._describe()
+        return card
+
+    async def unload(self, name: str) -> None:
+        """Gone."""
+        if self._models.pop(name, None) is None:
+            raise EngineError("load_failed", "no such model here")
+        self._describe()
+
+    def _describe(self) -> None:
+        ids = ("reference", _NUMERICS, "fake-fast", "none", "none")
+        self.ready = Ready(PROTOCOL, tuple(self._models.values()), *ids)
 
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         """Accepted, a snapshot and the previews if asked for, one Progress, and the end."""
@@ -188,15 +211,16 @@ class FakeEngine:
         if isinstance(request, Encode):
             bitrate = Bitrate(10.0, 0.5) if request.levels else None
             latents = _values(request.seed, 0, card.latent_shape)
-            return Result(number, latents=_stack([latents], card.latent_shape), bitrate=bitrate)
+            stacked = _stack([latents], card.latent_shape)
+            return Result(number, latents=stacked, bitrate=bitrate, model=card.digest)
         n = request.z.shape[0] if isinstance(request, Decode) else request.n
         samples = range(request.first, request.first + n)
         if isinstance(request, Generate) and request.decode is None:
             rows = [_values(request.seed, i, card.latent_shape) for i in samples]
-            return Result(number, latents=_stack(rows, card.latent_shape))
+            return Result(number, latents=_stack(rows, card.latent_shape), model=card.digest)
         shape = (card.channels, *card.size)
         pixels = b"".join(_noise(request.seed, i, math.prod(shape)) for i in samples)
-        return Result(number, images=Array((n, *shape), "uint8", pixels))
+        return Result(number, images=Array((n, *shape), "uint8", pixels), model=card.digest)
 
 
 def _last_stage(request: Request) -> StageName:

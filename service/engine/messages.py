@@ -284,6 +284,8 @@ class Result(msgspec.Struct, tag="result", frozen=True):
     images: Array | None = None
     latents: Array | None = None
     bitrate: Bitrate | None = None
+    model: str = ""
+    """The digest of the checkpoint that it came from."""
 
 
 class Error(msgspec.Struct, tag="error", frozen=True):

@@ -6,11 +6,13 @@ import msgspec
 
 from unified_latents.service.engine.messages import (
     Cancel,
+    Checkpoint,
     Decode,
     Encode,
     Event,
     Generate,
     Hello,
+    ModelCard,
     Ready,
 )
 from unified_latents.service.engine.telemetry import Costs, Tick
@@ -32,5 +34,35 @@ class Pong(msgspec.Struct, tag="pong", frozen=True):
     turn: float = 0.0
 
 
-Command = Hello | Generate | Encode | Decode | Cancel | Ping
-Message = Ready | Failed | Event | Tick | Costs | Pong
+class Load(msgspec.Struct, tag="load", frozen=True):
+    """Load a checkpoint beside what is served, and then serve it under its name.
+
+    Rows on their way finish on the old one. Answered by `Loaded`.
+    """
+
+    id: int
+    checkpoint: Checkpoint
+    other_space: bool = False
+    """Whether its latents may be of another space than those of the one it replaces."""
+
+
+class Unload(msgspec.Struct, tag="unload", frozen=True):
+    """Serve a model no longer; rows on their way finish. Answered by `Loaded`."""
+
+    id: int
+    name: str
+
+
+class Loaded(msgspec.Struct, tag="loaded", frozen=True):
+    """The answer to `Load` and `Unload`: the card of what is served now, or what is wrong.
+
+    With an error everything is as it was before.
+    """
+
+    id: int
+    card: ModelCard | None = None
+    error: str | None = None
+
+
+Command = Hello | Generate | Encode | Decode | Cancel | Load | Unload | Ping
+Message = Ready | Failed | Event | Loaded | Tick | Costs | Pong

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from unified_latents.service.engine.messages import Error, Event, Ready, Request, Result
+from unified_latents.service.engine.messages import Error, Event, ModelCard, Ready, Request, Result
 from unified_latents.service.engine.telemetry import Costs, Tick
 
 State = Literal["starting", "ready", "unresponsive", "restarting", "failed", "stopped"]
@@ -93,6 +93,17 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """End the engine; requests in flight fail with `shutting_down`."""
+        ...
+
+    async def reload(self, name: str, path: str, *, other_space: bool = False) -> ModelCard:
+        """Serve the checkpoint in `path` as `name` from now on; rows on their way keep the old one.
+
+        `EngineError`: `load_failed` says what is wrong with it, and nothing has changed.
+        """
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no longer; `EngineError` (`load_failed`) where there is none."""
         ...
 
     def submit(self, request: Request) -> AsyncGenerator[Event, None]:

@@ -14,15 +14,15 @@ from unified_latents.service.stepper.work import Job
 
 def result(job: Job) -> Result:
     """Images, latents, or a latent and its bitrate."""
-    number, request = job.request.id, job.request
+    number, request, model = job.request.id, job.request, job.model.card.digest
     outputs = torch.stack([output for output in job.outputs if output is not None])
     if isinstance(request, Encode):
         outputs = torch.stack([finished_latent(job.samples[0], outputs[0])])
         bitrate = Bitrate(*job.bitrate) if job.bitrate else None
-        return Result(number, latents=array(outputs), bitrate=bitrate)
+        return Result(number, latents=array(outputs), bitrate=bitrate, model=model)
     if isinstance(request, Generate) and request.decode is None:
-        return Result(number, latents=array(outputs))
-    return Result(number, images=array(from_unit(outputs)))
+        return Result(number, latents=array(outputs), model=model)
+    return Result(number, images=array(from_unit(outputs)), model=model)
 
 
 def array(x: Tensor) -> Array:

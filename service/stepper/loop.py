@@ -14,39 +14,38 @@ import torch
 from torch import Tensor
 
 from unified_latents.models.pixels import from_unit
-from unified_latents.service.engine.forecast import Forecast, Key
+from unified_latents.service.engine.forecast import Key
 from unified_latents.service.engine.messages import (
     Accepted,
     Cancel,
     Error,
     ErrorCode,
     Generate,
+    ModelCard,
     Preview,
     Progress,
     Request,
 )
-from unified_latents.service.engine.protocol import Command, Message
+from unified_latents.service.engine.protocol import Command, Loaded, Message, Unload
 from unified_latents.service.engine.telemetry import PRIORITIES, Priority, StageName, Tick
 from unified_latents.service.stepper.answer import array, result
 from unified_latents.service.stepper.attempt import Report, attempt, failure
 from unified_latents.service.stepper.catalogue import Model
 from unified_latents.service.stepper.costs import CostModel
+from unified_latents.service.stepper.ledger import Ledger
 from unified_latents.service.stepper.looks import look, marks
 from unified_latents.service.stepper.passes import Outcome
 from unified_latents.service.stepper.resume import due, restore, snapshot
 from unified_latents.service.stepper.scheduler import Group, Scheduler
+from unified_latents.service.stepper.swap import Swap
 from unified_latents.service.stepper.work import Job, Sample, following
 from unified_latents.service.stepper.work import job as new_job
 
 log = logging.getLogger(__name__)
 
 STAGES: tuple[StageName, ...] = ("encode", "rate", "base", "decode")
-_FORECAST_EVERY = 0.25
-"""Seconds for which a forecast of everything stands."""
 Numerics = Callable[[bool], str]
 """The id of strict and of fast mode."""
-_TELL_EVERY = 2.0
-_SAVE_EVERY = 20.0
 
 
 class Loop:
@@ -61,16 +60,13 @@ class Loop:
         costs: CostModel | None = None,
         numerics: Numerics = lambda strict: "",
     ) -> None:
-        self._models = models
+        self._models = dict(models)
         self._send = send
         self._clock = clock
         self._jobs: dict[int, Job] = {}
         self._scheduler: Scheduler[Sample] = Scheduler(max_rows)
-        self._costs = costs or CostModel("")
         self._numerics = numerics
-        self._forecast = Forecast(self._costs.table, max_rows)
-        self._forecast_at = self._told_at = self._saved_at = clock()
-        self._drained_at = 0.0
+        self._ledger = Ledger(costs or CostModel(""), max_rows, clock())
 
     @property
     def busy(self) -> bool:
@@ -86,12 +82,27 @@ class Loop:
         """A new request joins at the next pass; a cancelled one leaves before it."""
         if isinstance(command, Cancel):
             self._forget(command.id)
+        elif isinstance(command, Unload):
+            gone = self._models.pop(command.name, None)
+            self._send(Loaded(command.id, error=None if gone else "no such model here"))
         elif isinstance(command, Request):
             try:
                 self._admit(command)
             except Exception as error:
                 log.exception("request %d could not start", command.id)
                 self._fail(command.id, *failure(error))
+
+    def card(self, name: str) -> ModelCard | None:
+        """What is served under a name."""
+        return self._models[name].card if name in self._models else None
+
+    def swap(self, swap: Swap) -> None:
+        """Serve what was loaded: new requests go there, those on their way keep what they have."""
+        card = None
+        if swap.model is not None:
+            card = swap.model.card
+            self._models[card.name] = swap.model
+        self._send(Loaded(swap.asked.id, card, swap.error))
 
     @torch.inference_mode()
     def _admit(self, request: Request) -> None:
@@ -108,9 +119,7 @@ class Loop:
         for sample in job.samples:
             if job.outputs[sample.index] is None:
                 self._scheduler.add(request.id, sample)
-        self._look_ahead(now)
-        eta = self._eta(job, now)
-        job.promised = None if eta is None else eta / self._costs.bias
+        eta = self._ledger.opened(job, self._jobs.values(), now)
         self._send(Accepted(request.id, job.steps, eta, job.done if resumed else 0))
 
     @torch.inference_mode()
@@ -127,17 +136,17 @@ class Loop:
         now = self._clock()
         self._account(group, owners, report, now - began)
         touched = self._settle(report)
-        if now - self._forecast_at >= _FORECAST_EVERY:
-            self._look_ahead(now)
+        self._ledger.refresh(self._jobs.values(), now)
         self._send(self._tick_message(group.stage, report, now - began, waited, now))
         for number, job in touched.items():
             if number in self._jobs:
-                eta = self._eta(job, now)
+                eta = self._ledger.eta(job, now)
                 self._send(Progress(number, job.done, job.steps, group.stage, eta))
                 if due(job):
                     self._send(snapshot(job, self._numerics(job.request.strict)))
                 self._conclude(job, now)
-        self._keep(now)
+        if news := self._ledger.news(now):
+            self._send(news)
 
     def _expire(self, now: float) -> None:
         late = [
@@ -166,7 +175,7 @@ class Loop:
         if report.clean and report.outcomes:
             request = report.outcomes[0].sample.job.request
             key = Key(request.model, request.strict, group.stage)
-            self._costs.observe(key, report.rows.total(), seconds)
+            self._ledger.observe(key, report.rows.total(), seconds)
 
     def _settle(self, report: Report) -> dict[int, Job]:
         """Move every sample on; the jobs that got further."""
@@ -219,8 +228,7 @@ class Loop:
     def _conclude(self, job: Job, now: float) -> None:
         if job.complete:
             self._forget(job.request.id)
-            if job.promised is not None:
-                self._costs.learn(job.promised, now - job.claim.arrived)
+            self._ledger.closed(job, now)
             self._send(result(job))
 
     def _fail(self, number: int, code: ErrorCode, detail: str) -> None:
@@ -230,31 +238,6 @@ class Loop:
     def _forget(self, number: int) -> None:
         self._jobs.pop(number, None)
         self._scheduler.drop(number)
-
-    def _look_ahead(self, now: float) -> None:
-        """Forecast the end of every job."""
-        self._forecast_at = now
-        work = []
-        for job in self._jobs.values():
-            job.whole = job.whole or self._forecast.load(job.request)
-            if job.left is not None:
-                work.append((job, job.left))
-        ends = self._forecast.etas([(job.request, left) for job, left in work], self._costs.bias)
-        for (job, _), seconds in zip(work, ends, strict=True):
-            job.ends = now + seconds
-        self._drained_at = now + max(ends, default=0.0)
-
-    def _eta(self, job: Job, now: float) -> float | None:
-        return None if job.ends is None else max(0.0, job.ends - now)
-
-    def _keep(self, now: float) -> None:
-        """Tell the parent what was learned, and write it down, now and then."""
-        if now - self._told_at >= _TELL_EVERY:
-            self._told_at = now
-            self._send(self._costs.message)
-        if now - self._saved_at >= _SAVE_EVERY:
-            self._saved_at = now
-            self._costs.save()
 
     def _tick_message(
         self,
@@ -282,7 +265,7 @@ class Loop:
             nonfinite=sum(not outcome.finite for outcome in report.outcomes),
             inflight=inflight,
             queued=queued,
-            drain=max(0.0, self._drained_at - now) if self._jobs else 0.0,
+            drain=self._ledger.drain(now) if self._jobs else 0.0,
             out_of_memory=dict(report.out_of_memory),
             bisected=dict(report.bisected),
         )

@@ -27,11 +27,12 @@ from unified_latents.service.engine.messages import (
     Hello,
     Ready,
 )
-from unified_latents.service.engine.protocol import Command, Failed, Message, Ping, Pong
+from unified_latents.service.engine.protocol import Command, Failed, Load, Message, Ping, Pong
 from unified_latents.service.stepper.catalogue import Model, load
 from unified_latents.service.stepper.costs import CostModel
 from unified_latents.service.stepper.loop import Loop
 from unified_latents.service.stepper.numerics import numerics_id
+from unified_latents.service.stepper.swap import Loader, Swap
 
 _PR_SET_PDEATHSIG = 1
 
@@ -49,7 +50,7 @@ class Pipe:
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Command | Swap] = queue.SimpleQueue()
         self._writing = threading.Lock()
         self._turn_began: float | None = None
 
@@ -73,7 +74,11 @@ class Pipe:
         finally:
             os._exit(0)
 
-    def commands(self, *, wait: bool) -> list[Command]:
+    def put(self, swap: Swap) -> None:
+        """From another thread: a model has been loaded, or not."""
+        self._commands.put(swap)
+
+    def commands(self, *, wait: bool) -> list[Command | Swap]:
         """All that has arrived; with `wait`, at least one. A turn of the loop begins here."""
         self._turn_began = None
         arrived = [self._commands.get()] if wait else []
@@ -133,7 +138,18 @@ def main(descriptor: int) -> int:
     pipe.send(ready)
     pipe.send(costs.message)
     loop = Loop(models, hello.max_rows, pipe.send, costs=costs, numerics=ready.numerics)
+    loader = Loader(hello.device, pipe.put)
     while True:
         for command in pipe.commands(wait=not loop.busy):
-            loop.take(command)
+            obey(command, loop, loader)
         loop.tick()
+
+
+def obey(command: Command | Swap, loop: Loop, loader: Loader) -> None:
+    """A command of the parent, or the end of a loading."""
+    if isinstance(command, Swap):
+        loop.swap(command)
+    elif isinstance(command, Load):
+        loader.start(command, loop.card(command.checkpoint.name))
+    else:
+        loop.take(command)
