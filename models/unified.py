@@ -21,26 +21,24 @@ from unified_latents.models.config import UnifiedConfig
 from unified_latents.models.decoder import Decoder
 from unified_latents.models.diffusion import (
     diffuse,
-    elbo,
-    kl_to_standard_normal,
     per_sample,
-    sigmoid_weighted,
-    velocity,
 )
 from unified_latents.models.encoder import Encoder
 from unified_latents.models.frames import Contexts
 from unified_latents.models.prior import Prior
-from unified_latents.models.schedule import LinearSchedule
+from unified_latents.models.terms import UNIFIED, Bound, scale_gradient
 
 
 class Losses(NamedTuple):
     """Each [n], in nats an image."""
 
     latent: Tensor
-    """L_z, KL_1 included: the bitrate."""
+    """L_z, KL_1 and a learned variance's L_e included: the bitrate."""
     image: Tensor
     """L_x."""
     kl_1: Tensor
+    penalty: Tensor
+    """Trained on, and no part of the bound; zeros but in a variant."""
 
 
 def antithetic(n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
@@ -64,6 +62,8 @@ class Draws:
     eps_x: Float[Tensor, "n c *s"]
     shown: Float[Tensor, " n"]
     """1 where the decoder sees the known frames, if the model has such, 0 elsewhere."""
+    eps_e: Float[Tensor, "n z *g"]
+    """The noise of a learned posterior."""
 
     @classmethod
     def sample(cls, config: UnifiedConfig, n: int, generator: torch.Generator) -> Draws:
@@ -76,35 +76,18 @@ class Draws:
             eps_0=torch.randn(latent, generator=generator),
             eps_x=torch.randn(image, generator=generator),
             shown=torch.randint(2, (n,), generator=generator).float(),
+            eps_e=torch.randn(latent, generator=generator),
         )
 
 
-def scale_gradient(x: Tensor, weight: float | Tensor) -> Tensor:
-    """The same values, bit for bit, with the gradient times `weight`."""
-    fixed = x.detach()
-    return fixed + weight * (x - fixed)
-
-
-def latent_bound(
-    prior: nn.Module,
-    schedule: LinearSchedule,
-    z_clean: Float[Tensor, "n z *g"],
-    t: Float[Tensor, " n"],
-    eps: Float[Tensor, "n z *g"],
-) -> Float[Tensor, " n"]:
-    """The integrand of L_z at the levels t, without KL_1, in nats."""
-    log_snr = schedule.log_snr(t)
-    v_hat = prior(diffuse(z_clean, eps, log_snr), log_snr)
-    return elbo(velocity(z_clean, eps, log_snr), v_hat, t, schedule)
-
-
 class UnifiedLatents(nn.Module):
-    """The three networks of stage 1."""
+    """The three networks of stage 1, and the terms that train them."""
 
-    def __init__(self, config: UnifiedConfig) -> None:
+    def __init__(self, config: UnifiedConfig, bound: Bound = UNIFIED) -> None:
         super().__init__()
-        self.config = config
-        self.encoder = Encoder(config.encoder, config.image_channels, config.latent_channels)
+        self.config, self.bound = config, bound
+        encoded = bound.posterior.channels(config.latent_channels)
+        self.encoder = Encoder(config.encoder, config.image_channels, encoded)
         self.prior = Prior(config.prior, config.latent_channels, config.grid)
         self.decoder = Decoder(
             config.decoder,
@@ -113,6 +96,18 @@ class UnifiedLatents(nn.Module):
             config.decoder_grid,
             config.image_context,
         )
+
+    def plain(self) -> UnifiedLatents:
+        """The networks without their training: what a checkpoint holds.
+
+        Of an encoder with more outputs the first are the means, and those are kept.
+        """
+        plain = UnifiedLatents(self.config).to(next(self.parameters()).device)
+        wanted = plain.state_dict()
+        plain.load_state_dict(
+            {name: value[: len(wanted[name])] for name, value in self.state_dict().items()}
+        )
+        return plain.train(self.training)
 
     def noise_latent(
         self, z_clean: Float[Tensor, "n z *g"], eps: Float[Tensor, "n z *g"]
@@ -144,25 +139,27 @@ class UnifiedLatents(nn.Module):
     def losses(
         self, x: Float[Tensor, "n c *s"], draws: Draws, encoder_weight: float | Tensor = 1.0
     ) -> Losses:
-        """Both terms of the bound, one level a row.
+        """The terms of the bound, one level a row.
 
         `encoder_weight` scales the gradient of L_z into the encoder and nothing else [C]: an
         untrained prior would charge the encoder before the decoder has learned to listen.
         """
         config = self.config
-        z_clean = self.encoder(x)
-        charged = scale_gradient(z_clean, encoder_weight)
-        kl_1 = kl_to_standard_normal(charged, config.latent_schedule.lambda_min)
-        latent = latent_bound(self.prior, config.latent_schedule, charged, draws.t_z, draws.eps_z)
-        z_0 = self.noise_latent(z_clean, draws.eps_0)
-        log_snr = config.image_schedule.log_snr(draws.t_x)
-        shown = (per_sample(draws.shown, x) * part for part in self.decoder_context(x))
-        v_hat = self.decoder(diffuse(x, draws.eps_x, log_snr), log_snr, z_0, *shown)
-        image = sigmoid_weighted(
-            velocity(x, draws.eps_x, log_snr),
-            v_hat,
-            draws.t_x,
-            config.image_schedule,
-            config.decoder_bias,
+        z_clean, nats = self.bound.posterior(self.encoder(x), draws.eps_e, config.lambda_0)
+        latent = self.bound.latent(
+            self.prior,
+            config.latent_schedule,
+            z_clean,
+            draws.t_z,
+            draws.eps_z,
+            encoder_weight,
         )
-        return Losses(latent + kl_1, config.loss_factor * image, kl_1)
+        z_0 = self.noise_latent(z_clean, draws.eps_0)
+        shown = [per_sample(draws.shown, x) * part for part in self.decoder_context(x)]
+
+        def denoise(x_t: Tensor, log_snr: Tensor) -> Tensor:
+            return self.decoder(x_t, log_snr, z_0, *shown)
+
+        image = self.bound.image(denoise, config, x, draws.t_x, draws.eps_x)
+        rate = latent.rate + scale_gradient(nats, encoder_weight)
+        return Losses(rate, config.loss_factor * image, latent.kl_1, latent.penalty)

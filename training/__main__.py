@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from unified_latents.models import checkpoint as checkpoints
 from unified_latents.models.manifest import CheckpointError
+from unified_latents.models.variants import VARIANTS
 from unified_latents.training import bench as benchmark
 from unified_latents.training import recipes, runner
 from unified_latents.training.data.animated_emoji import prepare_animated_emoji
@@ -83,6 +84,7 @@ def stage1(
     target_bits: Annotated[
         float | None, typer.Option(help="Bits a pixel: c_lf moves until they are met.")
     ] = None,
+    variant: Annotated[str, typer.Option(help=" | ".join(VARIANTS))] = "unified",
     encoder_warmup: Annotated[
         tuple[int, int] | None, typer.Option(help="Steps of hold and ramp, for a short run.")
     ] = None,
@@ -95,6 +97,7 @@ def stage1(
     changes = Overrides(steps, batch, seed, accumulation, precision, compile)
     chosen = replace(chosen, training=changes.of(chosen.training), target_bits=target_bits)
     chosen = recipes.with_bitrate(chosen, loss_factor, decoder_bias)
+    chosen = recipes.with_variant(chosen, variant)
     if encoder_warmup is not None:
         chosen = replace(chosen, encoder_warmup=EncoderWarmup(*encoder_warmup))
     run = Stage1.build(chosen, load(data), init)

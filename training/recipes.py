@@ -14,6 +14,7 @@ from typing import Literal
 from unified_latents.models import presets
 from unified_latents.models.config import BaseConfig, UnifiedConfig
 from unified_latents.models.manifest import Defaults
+from unified_latents.models.variants import VARIANTS, MeanDecoder
 from unified_latents.training.data.card import DataCard
 from unified_latents.training.errors import TrainingError
 
@@ -106,6 +107,8 @@ class Stage1Recipe:
     """How the checkpoint is sampled unless a request says otherwise; the sample grids too."""
     target_bits: float | None = None
     """Bits a pixel that c_lf is moved towards, from the model's `loss_factor`; None holds it."""
+    variant: str = "unified"
+    """Which of `models.variants` trains it."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,19 @@ def with_bitrate(
     if not math.isfinite(bias):
         raise TrainingError(f"the decoder bias must be finite, got {bias}")
     return replace(recipe, model=replace(model, loss_factor=factor, decoder_bias=bias))
+
+
+def with_variant(recipe: Stage1Recipe, name: str) -> Stage1Recipe:
+    """The same recipe with another objective; `TrainingError` if none has that name.
+
+    A decoder of means draws in one step.
+    """
+    if name not in VARIANTS:
+        raise TrainingError(f"no variant {name!r}; there are: {', '.join(VARIANTS)}")
+    defaults = recipe.defaults
+    if isinstance(VARIANTS[name].image, MeanDecoder):
+        defaults = replace(defaults, decode_steps=1)
+    return replace(recipe, variant=name, defaults=defaults)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from unified_latents.models import checkpoint
 from unified_latents.models.config import UnifiedConfig
 from unified_latents.models.pixels import to_unit
 from unified_latents.models.unified import Draws, UnifiedLatents
+from unified_latents.models.variants import VARIANTS
 from unified_latents.training import grids, measure
 from unified_latents.training.cards import checkpoint_card
 from unified_latents.training.control.bitrate import Controller, Plan
@@ -69,7 +70,8 @@ class Objective(nn.Module):
         louder = inputs.loss_factor / self.model.config.loss_factor
         rate = bits_per_pixel(self.model.config, losses.latent).mean()
         distortion = bits_per_pixel(self.model.config, louder * losses.image).mean()
-        loss = rate + distortion
+        penalty = bits_per_pixel(self.model.config, losses.penalty).mean()
+        loss = rate + distortion + penalty
         figures = {"loss": loss, "bits_per_pixel": rate, "decoder_loss": distortion}
         return Terms(loss, figures)
 
@@ -93,10 +95,12 @@ class Stage1:
         """
         if init is None:
             torch.manual_seed(recipe.training.seed)
-            return cls(recipe, data, Objective(UnifiedLatents(recipe.model)))
+            model = UnifiedLatents(recipe.model, VARIANTS[recipe.variant])
+            return cls(recipe, data, Objective(model))
         start = checkpoint.load(init)
         check_shape(recipe.model, start.unified.config, init)
-        model = UnifiedLatents(recipe.model)
+        model = UnifiedLatents(recipe.model, VARIANTS[recipe.variant])
+        check_outputs(model, start.unified, init)
         model.load_state_dict(start.unified.state_dict())
         recipe = replace(recipe, encoder_warmup=EncoderWarmup(0, 0))
         return cls(recipe, data, Objective(model), start.manifest.digest)
@@ -163,7 +167,7 @@ class Stage1:
         real = self._shown.to(next(average.parameters()).device)
         index = torch.arange(len(real), device=real.device)
         settings = Settings(self.recipe.defaults, levels=1)
-        made = measure.images(average.model, real, index, self.recipe.model.size, settings)
+        made = measure.images(average.model.plain(), real, index, self.recipe.model.size, settings)
         columns = self.data.card.frames or _GRID_COLUMNS
         both = (grids.stills(pictures).split(columns) for pictures in (real, made["picture"]))
         grids.write(
@@ -183,7 +187,7 @@ class Stage1:
 
     def save(self, average: Objective, folder: Path, figures: dict[str, float]) -> None:
         """A checkpoint without a base model: it encodes and decodes. Its c_lf is the last one."""
-        model = copy.copy(average.model)
+        model = copy.copy(average.model.plain())
         model.config = replace(model.config, loss_factor=self.pilot.loss_factor)
         recipe = {"stage_1": self.describe()}
         metrics = {"stage_1": figures}
@@ -210,6 +214,13 @@ def probe(raw: Objective, average: Objective, inputs: Inputs) -> Probe:
 
 
 _SHAPE = ("image_channels", "size", "latent_channels", "encoder", "prior", "decoder")
+
+
+def check_outputs(want: UnifiedLatents, have: UnifiedLatents, path: Path) -> None:
+    """`TrainingError` if a variant's encoder has outputs that a checkpoint's lacks."""
+    channels = [unified.encoder.state_dict()["output.2.bias"].numel() for unified in (want, have)]
+    if channels[0] != channels[1]:
+        raise TrainingError(f"{path}: its encoder has no variances to start from")
 
 
 def check_shape(want: UnifiedConfig, have: UnifiedConfig, path: Path) -> None:

@@ -14,12 +14,11 @@ from tests.models.conftest import Awaken
 from unified_latents.models.config import DecoderConfig, EncoderConfig, UnifiedConfig
 from unified_latents.models.diffusion import kl_to_standard_normal
 from unified_latents.models.schedule import LinearSchedule
+from unified_latents.models.terms import latent_bound, scale_gradient
 from unified_latents.models.unified import (
     Draws,
     Losses,
     UnifiedLatents,
-    latent_bound,
-    scale_gradient,
 )
 
 
@@ -77,13 +76,13 @@ def test_gaussian_identity_by_monte_carlo(
 ) -> None:
     """L_z = ½ ln(1 + s² e⁵) + ½ (v − 1 − ln v) a dimension, through `losses` itself.
 
-    Eight independent batches tell the error of their mean; a term of a thousandth is resolved.
+    Sixteen independent batches tell the error of their mean; a term of a thousandth is resolved.
     """
     config = replace(flat, latent_schedule=LinearSchedule(lambda_min, 5.0))
     unified = planted(config, std, gaussian(std), Recorder())
     generator = torch.Generator().manual_seed(5)
     means, kl = [], []
-    for _ in range(8):
+    for _ in range(16):
         draws = Draws.sample(config, 4096, generator)
         x = torch.randn(4096, 4, 4, 4, generator=generator)
         losses = unified.losses(x, draws)
@@ -93,11 +92,11 @@ def test_gaussian_identity_by_monte_carlo(
     alpha2, sigma2 = level(lambda_min)
     v = alpha2 * std**2 + sigma2
     want = 0.5 * math.log1p(std**2 * math.exp(5)) + 0.5 * (v - 1 - math.log(v))
-    error = found.std().item() / math.sqrt(8)
+    error = found.std().item() / math.sqrt(16)
     assert error < 0.003 * want
     assert abs(found.mean().item() - want) < 4.5 * error
     kl_want = 0.5 * (alpha2 * std**2 + sigma2 - 1 - math.log(sigma2))
-    assert sum(kl) / 8 == pytest.approx(kl_want, rel=0.01)
+    assert sum(kl) / 16 == pytest.approx(kl_want, rel=0.01)
 
 
 def test_each_term_row_by_row(flat: UnifiedConfig) -> None:
@@ -272,7 +271,7 @@ def test_losses_are_one_number_a_row_and_rows_are_alone(
     before = unified.losses(x, draws)
     x[1] = torch.randn_like(x[1])
     after = unified.losses(x, draws)
-    for a, b in zip(before, after, strict=True):
+    for a, b in zip(before[:3], after[:3], strict=True):
         assert a.shape == (4,)
         assert a.dtype == torch.float32
         assert torch.equal(a[[0, 2, 3]], b[[0, 2, 3]])

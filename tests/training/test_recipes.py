@@ -72,3 +72,12 @@ def test_the_loss_factor_is_the_only_thing_that_changes(stage1: Stage1Recipe) ->
 def test_a_loss_factor_out_of_range_is_refused(stage1: Stage1Recipe, factor: float) -> None:
     with pytest.raises(TrainingError, match="loss factor"):
         recipes.with_bitrate(stage1, factor, None)
+
+
+def test_a_variant_is_named_or_refused(stage1: Stage1Recipe) -> None:
+    assert recipes.with_variant(stage1, "unified") == stage1
+    detached = recipes.with_variant(stage1, "detached-prior")
+    assert (detached.variant, detached.defaults) == ("detached-prior", stage1.defaults)
+    assert recipes.with_variant(stage1, "mse-decoder").defaults.decode_steps == 1
+    with pytest.raises(TrainingError, match="no variant 'vae'; there are: unified, learned"):
+        recipes.with_variant(stage1, "vae")

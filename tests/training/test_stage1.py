@@ -13,7 +13,7 @@ from unified_latents.models.pixels import to_unit
 from unified_latents.models.unified import Draws
 from unified_latents.training.data.sets import DataSet
 from unified_latents.training.errors import TrainingError
-from unified_latents.training.recipes import EncoderWarmup, Stage1Recipe
+from unified_latents.training.recipes import EncoderWarmup, Stage1Recipe, with_variant
 from unified_latents.training.stage1 import Stage1, bits_per_pixel
 
 
@@ -117,3 +117,26 @@ def test_held_out_figures_repeat(run: Stage1) -> None:
     figures = run.held_out(average)
     assert figures == run.held_out(average)
     assert set(figures) == {"test_loss", "test_bits_per_pixel", "test_decoder_loss"}
+
+
+@pytest.mark.parametrize("name", ["learned-variance", "detached-prior"])
+def test_a_variant_ends_in_a_checkpoint_like_any_other(
+    name: str, stage1: Stage1Recipe, pictures: DataSet, tmp_path: Path
+) -> None:
+    run = Stage1.build(with_variant(stage1, name), pictures)
+    terms = run.objective(run.inputs(0))
+    extra = terms.loss - terms.figures["bits_per_pixel"] - terms.figures["decoder_loss"]
+    assert (extra.item() > 1e-6) == (name == "detached-prior")
+    run.grid(run.objective.eval(), tmp_path / "grid.png")
+    run.save(run.objective, tmp_path / "run", {})
+    loaded = checkpoint.load(tmp_path / "run")
+    assert checkpoint.check_canary(loaded).ok
+    assert loaded.card.recipe["stage_1"]["recipe"]["variant"] == name
+
+
+def test_a_learned_variance_cannot_start_from_an_encoder_without(
+    run: Stage1, stage1: Stage1Recipe, pictures: DataSet, tmp_path: Path
+) -> None:
+    run.save(run.objective, tmp_path / "first", {})
+    with pytest.raises(TrainingError, match="no variances to start from"):
+        Stage1.build(with_variant(stage1, "learned-variance"), pictures, tmp_path / "first")
