@@ -17,8 +17,8 @@ from torch import Tensor
 
 from unified_latents.kernels import noise
 from unified_latents.models.diffusion import kl_to_standard_normal
+from unified_latents.models.objective.terms import latent_bound
 from unified_latents.models.sampling import NoiseKeys, Stage
-from unified_latents.models.terms import latent_bound
 from unified_latents.models.unified import UnifiedLatents
 
 

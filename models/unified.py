@@ -25,8 +25,8 @@ from unified_latents.models.diffusion import (
 )
 from unified_latents.models.encoder import Encoder
 from unified_latents.models.frames import Contexts
+from unified_latents.models.objective.terms import UNIFIED, Bound, scale_gradient
 from unified_latents.models.prior import Prior
-from unified_latents.models.terms import UNIFIED, Bound, scale_gradient
 
 
 class Losses(NamedTuple):

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from unified_latents.models import checkpoint as checkpoints
 from unified_latents.models.manifest import CheckpointError
-from unified_latents.models.variants import VARIANTS
+from unified_latents.models.objective.variants import VARIANTS
 from unified_latents.training import bench as benchmark
 from unified_latents.training import recipes, runner
 from unified_latents.training.data.animated_emoji import prepare_animated_emoji

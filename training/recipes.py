@@ -14,7 +14,7 @@ from typing import Literal
 from unified_latents.models import presets
 from unified_latents.models.config import BaseConfig, UnifiedConfig
 from unified_latents.models.manifest import Defaults
-from unified_latents.models.variants import VARIANTS, MeanDecoder
+from unified_latents.models.objective.variants import VARIANTS, MeanDecoder
 from unified_latents.training.data.card import DataCard
 from unified_latents.training.errors import TrainingError
 
@@ -108,7 +108,7 @@ class Stage1Recipe:
     target_bits: float | None = None
     """Bits a pixel that c_lf is moved towards, from the model's `loss_factor`; None holds it."""
     variant: str = "unified"
-    """Which of `models.variants` trains it."""
+    """Which of `models.objective.variants` trains it."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from unified_latents.models import checkpoint
 from unified_latents.models.config import UnifiedConfig
+from unified_latents.models.objective.variants import VARIANTS
 from unified_latents.models.pixels import to_unit
 from unified_latents.models.unified import Draws, UnifiedLatents
-from unified_latents.models.variants import VARIANTS
 from unified_latents.training import grids, measure
 from unified_latents.training.cards import checkpoint_card
 from unified_latents.training.control.bitrate import Controller, Plan

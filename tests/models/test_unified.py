@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tests.models.conftest import Awaken
 from unified_latents.models.config import DecoderConfig, EncoderConfig, UnifiedConfig
 from unified_latents.models.diffusion import kl_to_standard_normal
+from unified_latents.models.objective.terms import latent_bound, scale_gradient
 from unified_latents.models.schedule import LinearSchedule
-from unified_latents.models.terms import latent_bound, scale_gradient
 from unified_latents.models.unified import (
     Draws,
     Losses,

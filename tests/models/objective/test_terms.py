@@ -4,13 +4,13 @@ import torch
 
 from unified_latents.models.config import UnifiedConfig
 from unified_latents.models.diffusion import kl_to_standard_normal
-from unified_latents.models.schedule import LinearSchedule
-from unified_latents.models.terms import (
+from unified_latents.models.objective.terms import (
     DiffusionPrior,
     FixedVariance,
     latent_bound,
     scale_gradient,
 )
+from unified_latents.models.schedule import LinearSchedule
 from unified_latents.models.unified import Draws, UnifiedLatents
 
 

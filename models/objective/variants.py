@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from unified_latents.models.config import UnifiedConfig
 from unified_latents.models.diffusion import kl_to_standard_normal, x_from_v
-from unified_latents.models.schedule import LinearSchedule
-from unified_latents.models.terms import (
+from unified_latents.models.objective.terms import (
     UNIFIED,
     Bound,
     DiffusionDecoder,
@@ -27,6 +26,7 @@ from unified_latents.models.terms import (
     Network,
     scale_gradient,
 )
+from unified_latents.models.schedule import LinearSchedule
 
 _WIDEST = 10.0
 """Of ln σ_z² around −λ(0), where the learned variance equals the fixed noise's."""

@@ -10,11 +10,8 @@ from torch import Tensor, nn
 
 from tests.models.conftest import Awaken
 from unified_latents.models.config import UnifiedConfig
-from unified_latents.models.sampling import NoiseKeys, Stage, plan, sample
-from unified_latents.models.schedule import LinearSchedule
-from unified_latents.models.terms import Bound, DiffusionDecoder, DiffusionPrior
-from unified_latents.models.unified import Draws, Losses, UnifiedLatents
-from unified_latents.models.variants import (
+from unified_latents.models.objective.terms import Bound, DiffusionDecoder, DiffusionPrior
+from unified_latents.models.objective.variants import (
     VARIANTS,
     DetachedPrior,
     LearnedVariance,
@@ -22,6 +19,9 @@ from unified_latents.models.variants import (
     NormalPrior,
     variance_rate,
 )
+from unified_latents.models.sampling import NoiseKeys, Stage, plan, sample
+from unified_latents.models.schedule import LinearSchedule
+from unified_latents.models.unified import Draws, Losses, UnifiedLatents
 
 SCHEDULE = LinearSchedule(-10.0, 5.0)
 N = 4096
