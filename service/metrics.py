@@ -28,6 +28,7 @@ class Metrics:
         self._declare_passes()
         self._declare_faults()
         self._declare_state()
+        self._declare_jobs()
 
     def _declare_http(self) -> None:
         self.http_requests = Counter(
@@ -135,6 +136,28 @@ class Metrics:
     def on_refusal(self, reason: str) -> None:
         """A request that was not admitted."""
         self.rejected.labels(reason).inc()
+
+    def _declare_jobs(self) -> None:
+        registry = self.registry
+        self.jobs = Gauge("ul_jobs", "Jobs that are kept.", ["state"], registry=registry)
+        self.job_store_up = Gauge(
+            "ul_job_store_up", "1 while the job store answers.", registry=registry
+        )
+        self.job_redeliveries = Counter(
+            "ul_job_redeliveries_total",
+            "Jobs that went back into the queue.",
+            ["reason"],
+            registry=registry,
+        )
+        self.jobs_quarantined = Counter(
+            "ul_jobs_quarantined_total",
+            "Jobs that failed for good.",
+            ["reason"],
+            registry=registry,
+        )
+        self.lease_lost = Counter(
+            "ul_lease_lost_total", "Jobs that a worker had to let go.", registry=registry
+        )
 
     def follow_step_age(self, age: Callable[[], float]) -> None:
         """Read the age of the last step from `age` whenever the metrics are read."""

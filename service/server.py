@@ -19,9 +19,11 @@ from unified_latents.service.engine.seam import Death, Engine, Observer
 from unified_latents.service.engine.spawn import EngineOptions
 from unified_latents.service.engine.telemetry import Tick
 from unified_latents.service.http.app import create_app
+from unified_latents.service.http.calls import answer_of
 from unified_latents.service.http.core import Service
 from unified_latents.service.http.images import refuse_damage
 from unified_latents.service.http.stream.stall import Connection
+from unified_latents.service.jobs.runtime import Jobs
 from unified_latents.service.keys import KeyRing
 from unified_latents.service.metrics import Metrics
 from unified_latents.service.settings import Settings
@@ -85,11 +87,16 @@ class Server(uvicorn.Server):
 
     async def _finish(self) -> None:
         engine, grace = self._service.engine, self._service.settings.grace
+        jobs = self._service.jobs
+        if jobs is not None:
+            await jobs.retire()
         log.info("draining: %d requests in flight", engine.status.in_flight)
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
-                    await drained(engine, self._hurry)
+                    await drained(engine, self._hurry, jobs)
+            if jobs is not None:
+                await jobs.stop()
             await engine.stop()
         finally:
             self.should_exit = True
@@ -117,9 +124,9 @@ class Server(uvicorn.Server):
                 log.info("listening on http://%s:%d (docs: /docs)", host, port)
 
 
-async def drained(engine: Engine, hurry: asyncio.Event) -> None:
+async def drained(engine: Engine, hurry: asyncio.Event, jobs: Jobs | None = None) -> None:
     """Until nothing is in flight, or `hurry` is set."""
-    while engine.status.in_flight and not hurry.is_set():
+    while (engine.status.in_flight or (jobs and jobs.busy)) and not hurry.is_set():
         await asyncio.sleep(_POLL)
 
 
@@ -143,7 +150,8 @@ def serve(settings: Settings, ring: KeyRing) -> bool:
     refuse_damage()
     metrics = Metrics()
     engine = EngineClient(engine_options(settings), Announcer(metrics))
-    app = create_app(settings, engine, metrics, ring)
+    jobs = Jobs(settings, engine, metrics, answer_of) if settings.jobs else None
+    app = create_app(settings, engine, metrics, ring, jobs)
     config = uvicorn.Config(
         app,
         host=settings.host,

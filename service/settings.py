@@ -80,6 +80,25 @@ class Settings(BaseSettings):
     patience: float = Field(default=300.0, ge=1.0)
     """Seconds that a new engine has for its first sign of life; it may load for longer."""
 
+    redis_url: str = Field(
+        default="", validation_alias=AliasChoices("REDIS_URL", "UL_REDIS_URL"), repr=False
+    )
+    """The job store; empty: one of the service's own, in `home`."""
+    objects: str = ""
+    """Where jobs keep their inputs and answers: a URL of a bucket; empty: a folder in `home`."""
+    jobs: bool = True
+    job_slots: int = Field(default=4, ge=0, le=256)
+    """Jobs at once on this process's engine; 0: only `ul-serve worker` carries them out."""
+    job_answers: float = Field(default=86_400.0, gt=0)
+    """Seconds that a job's answer is kept."""
+    job_records: float = Field(default=7 * 86_400.0, gt=0)
+    """Seconds that what became of a job is kept."""
+    job_lease: float = Field(default=60.0, gt=0)
+    """Seconds without a sign of life from its worker after which a job is somebody else's."""
+    job_renewal: float = Field(default=20.0, gt=0)
+    job_stalled: float = Field(default=15.0, gt=0)
+    """Seconds between two looks for jobs whose lease has run out."""
+
     @field_validator("models", mode="before")
     @classmethod
     def _models(cls, value: object) -> object:

@@ -13,8 +13,10 @@ from unified_latents.service.engine.seam import Engine
 from unified_latents.service.http import decode, encode, generate, openapi, problems, replay
 from unified_latents.service.http.access.middleware import BodyLimit, RequestContext
 from unified_latents.service.http.core import Service, check_key
+from unified_latents.service.http.jobs import routes as jobs_routes
 from unified_latents.service.http.openai import errors, images, models
 from unified_latents.service.http.operator import about
+from unified_latents.service.jobs.runtime import Jobs
 from unified_latents.service.keys import KeyRing
 from unified_latents.service.metrics import Metrics
 from unified_latents.service.settings import Settings
@@ -28,16 +30,27 @@ says what they depend on. Latents travel as safetensors and carry the identity o
 
 
 def create_app(
-    settings: Settings, engine: Engine, metrics: Metrics, ring: KeyRing | None = None
+    settings: Settings,
+    engine: Engine,
+    metrics: Metrics,
+    ring: KeyRing | None = None,
+    jobs: Jobs | None = None,
 ) -> FastAPI:
-    """The ASGI application; it starts `engine` and stops it. An empty ring asks nobody."""
+    """The ASGI application; it starts `engine` and `jobs` and stops them.
+
+    An empty ring asks nobody for a key.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await engine.start()
+        if jobs is not None:
+            await jobs.start()
         try:
             yield
         finally:
+            if jobs is not None:
+                await jobs.stop()
             await engine.stop()
 
     app = FastAPI(
@@ -47,9 +60,9 @@ def create_app(
         lifespan=lifespan,
         dependencies=[Depends(check_key)],
     )
-    app.state.service = Service(settings, engine, metrics, ring or KeyRing())
+    app.state.service = Service(settings, engine, metrics, ring or KeyRing(), jobs)
     metrics.follow_step_age(lambda: engine.status.step_age)
-    for room in (generate, encode, decode, replay, about, images, models):
+    for room in (generate, encode, decode, replay, jobs_routes, about, images, models):
         app.include_router(room.router)
     problems.install(app, {errors.PREFIX: errors.response})
     app.add_middleware(BodyLimit, limit=settings.max_body)

@@ -96,6 +96,7 @@ def _too_long() -> Problem:
 
 
 async def _form_image(request: Request) -> bytes:
+    await request.body()  # kept whole: an idempotency key stands for it
     try:
         return await _only_file(request)
     except HTTPException as error:

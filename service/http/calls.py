@@ -29,6 +29,7 @@ from unified_latents.service.engine.messages import (
 from unified_latents.service.engine.seam import EngineError
 from unified_latents.service.http import clips, core
 from unified_latents.service.http.answers import Receipts, answer, envelope, headers, latent_files
+from unified_latents.service.http.deferral import defer as deferral
 from unified_latents.service.http.images import FitReport
 from unified_latents.service.http.latents import write
 from unified_latents.service.http.negotiation import (
@@ -50,11 +51,13 @@ from unified_latents.service.http.schemas import (
 from unified_latents.service.http.stream.mailbox import follow
 from unified_latents.service.http.stream.sse import HEARTBEAT, EventStream
 from unified_latents.service.http.stream.sse import event as sse_event
-from unified_latents.service.jobs.calls import Call
+from unified_latents.service.jobs.calls import Answer, Call
 
 
 async def reply(request: Request, call: Call) -> Response:
-    """The answer of a call."""
+    """The answer of a call, or the job that will have it where the client prefers that."""
+    if deferral.wanted(request):
+        return await deferral.defer(request, call)
     service = core.of(request)
     done = await service.run(request, call.message)
     ready = service.ready()
@@ -158,6 +161,13 @@ def _receipts(call: Call, ready: Ready, fit: FitReport | None = None) -> Receipt
     card = next(card for card in ready.models if card.name == call.message.model)
     mode = fit.mode if fit else None
     return Receipts(ready, card, call.message, _choice(call).format, call.source, mode)
+
+
+def answer_of(call: Call, ready: Ready, done: Result) -> Answer:
+    """The same as a job keeps it."""
+    response = render(call, ready, done)
+    beside = {k: v for k, v in response.headers.items() if k.startswith("ul-")}
+    return Answer(bytes(response.body), response.media_type or JSON, beside)
 
 
 def _files(message: object, done: Result, card: ModelCard, choice: Choice) -> list[bytes]:

@@ -29,6 +29,7 @@ from unified_latents.service.http.access.budgets import Budgets
 from unified_latents.service.http.access.guard import Guard, needed
 from unified_latents.service.http.problems import FieldError, Problem, unavailable
 from unified_latents.service.http.schemas import MAX_SEED
+from unified_latents.service.jobs.runtime import Jobs
 from unified_latents.service.keys import Caller, KeyRing
 from unified_latents.service.metrics import Metrics
 from unified_latents.service.settings import Settings
@@ -46,6 +47,7 @@ class Service:
     engine: Engine
     metrics: Metrics
     ring: KeyRing = field(default_factory=KeyRing)
+    jobs: Jobs | None = None
     draining: bool = False
     """After SIGTERM: what is in flight is finished, nothing new is taken."""
     _codecs: anyio.CapacityLimiter = field(

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from unified_latents.service.http.bodies import BINARY, FORM, IMAGES
+from unified_latents.service.http.deferral.views import JobRequest, JobView
 from unified_latents.service.http.negotiation import EVENTS, JSON, LATENT, MEDIA_TYPES
 from unified_latents.service.http.openai import errors
 from unified_latents.service.http.openai.schemas import ErrorBody, ImageList, ImageRequest
@@ -40,9 +41,13 @@ _ERRORS = {
     "/v1/models": (503,),
     "/v1/models/{model}": (400, 404, 503),
     "/models": (503,),
+    "/jobs": (400, 404, 406, 409, 413, 415, 422, *_WORK),
+    "/jobs/{identity}": (404, 409, 503),
+    "/jobs/{identity}/events": (404, 503),
+    "/jobs/{identity}/result": (404, 409, 410, 416, 503),
     "/metrics": (),
     "/healthz": (503,),
-    "/readyz": (503,),
+    "/readyz": (404, 422, 503),
 }
 _PLACEHOLDERS = ("HTTPValidationError", "ValidationError")
 
@@ -67,6 +72,7 @@ def document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
             told = _openai_error() if path.startswith(errors.PREFIX) else _problem()
             operation["responses"].update({str(code): told for code in (*codes, *guarded)})
     _describe_bodies(paths)
+    _describe_jobs(paths)
     paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": _text()}
     return api
 
@@ -84,6 +90,8 @@ def _schemas() -> dict[str, Any]:
             (ImageRequest, "validation"),
             (ImageList, "serialization"),
             (ErrorBody, "serialization"),
+            (JobRequest, "validation"),
+            (JobView, "serialization"),
         ],
         ref_template=_REF + "{model}",
     )
@@ -120,6 +128,25 @@ def _describe_bodies(paths: dict[str, Any]) -> None:
         {JSON: _json(ImageList), EVENTS: _text()},
     )
     _describe(paths["/replay"]["post"], {JSON: _json(ReplayRequest)}, {JSON: _json(ReplayResponse)})
+
+
+def _describe_jobs(paths: dict[str, Any]) -> None:
+    """A job for an answer, and the answer of a job."""
+    job = {"description": "The job", "content": {JSON: _json(JobView)}}
+    for path in ("/generate", "/encode", "/decode"):
+        paths[path]["post"]["responses"]["202"] = job
+    submitted = paths["/jobs"]["post"]
+    submitted["requestBody"] = {"required": True, "content": {JSON: _json(JobRequest)}}
+    submitted["responses"] |= {"200": job, "202": job}
+    paths["/jobs/{identity}"]["delete"]["responses"]["202"] = job
+    events = paths["/jobs/{identity}/events"]["get"]["responses"]
+    events["200"]["content"] = {"text/event-stream": _text()}
+    events["204"] = {"description": "Nothing after the last event"}
+    answers = paths["/jobs/{identity}/result"]["get"]["responses"]
+    kinds = (JSON, LATENT, *(MEDIA_TYPES[name] for name in ("png", "webp", "jpeg")))
+    answers["200"]["content"] = dict.fromkeys(kinds, _BYTES)
+    answers["206"] = {"description": "A part of it", "content": dict.fromkeys(kinds, _BYTES)}
+    answers["304"] = {"description": "Known already"}
 
 
 def _describe(operation: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from unified_latents.service.engine.seam import EngineError
@@ -36,8 +37,10 @@ _TITLES = {
     405: "Method not allowed",
     406: "Not acceptable",
     409: "Conflict",
+    410: "Gone",
     413: "Content too large",
     415: "Unsupported media type",
+    416: "Range not satisfiable",
     422: "Unprocessable content",
     429: "Too many requests",
     500: "Internal error",
@@ -205,8 +208,19 @@ async def _on_http(request: Request, error: Exception) -> Response:
         raise error
     status = error.status_code
     title = _TITLES.get(status, "Error")
-    problem = Problem(status, _CODES.get(status, "http_error"), title, headers=error.headers)
+    headers = _allowed(request) if status == 405 else error.headers
+    problem = Problem(status, _CODES.get(status, "http_error"), title, headers=headers)
     return answer(problem, request.scope)
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """Every method of a path: the framework names those of its first route only."""
+    methods: set[str] = set()
+    for room in request.app.routes:
+        for route in getattr(getattr(room, "original_router", None), "routes", [room]):
+            if route.matches(request.scope)[0] is not Match.NONE:
+                methods |= getattr(route, "methods", None) or set()
+    return {"Allow": ", ".join(sorted(methods))}
 
 
 async def _on_engine(request: Request, error: Exception) -> Response:

@@ -271,3 +271,5 @@ class Health(BaseModel):
     status: str
     engine: str
     models: dict[str, str]
+    jobs: Literal["up", "down", "off"]
+    """Whether the job store answers; `off`: the service runs without jobs."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import torch
 from starlette.testclient import TestClient
@@ -149,6 +150,12 @@ class LiveServer:
             if found := re.search(pattern, line):
                 return found.group(1)
         raise AssertionError("the server ended:\n" + "".join(self.log))
+
+    def engine(self) -> psutil.Process:
+        """The process that owns the device; the job store is another child."""
+        children = psutil.Process(self.process.pid).children()
+        (engine,) = [each for each in children if any("stepper" in it for it in each.cmdline())]
+        return engine
 
     def stop(self) -> int:
         """SIGTERM, if nothing has ended it yet; the exit status."""

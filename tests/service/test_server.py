@@ -236,7 +236,7 @@ def _loaded(
 
 
 def _engine(server: Any) -> psutil.Process:
-    (engine,) = psutil.Process(server.process.pid).children()
+    engine: psutil.Process = server.engine()
     return engine
 
 

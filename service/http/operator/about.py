@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
@@ -10,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from unified_latents.service.engine.messages import ModelCard, Ready
 from unified_latents.service.http import core
 from unified_latents.service.http.access.guard import ANY, OPEN, needs
-from unified_latents.service.http.problems import unavailable
+from unified_latents.service.http.problems import Problem, unavailable
 from unified_latents.service.http.schemas import Health, ModelEntry, ModelsResponse
 
 router = APIRouter()
@@ -68,8 +70,11 @@ async def healthz(request: Request) -> Health:
 @router.get(
     "/readyz", summary="Would a request be answered?", tags=["service"], openapi_extra=needs(OPEN)
 )
-async def readyz(request: Request) -> Health:
-    """200 when the engine is up and every model has reproduced its recorded canary run."""
+async def readyz(request: Request, need: Literal["jobs"] | None = None) -> Health:
+    """200 when the engine is up and every model has reproduced its recorded canary run.
+
+    Pictures need no job store: only with `need=jobs` is one that does not answer a 503.
+    """
     service = core.of(request)
     status = service.engine.status
     if service.draining:
@@ -80,7 +85,12 @@ async def readyz(request: Request) -> Health:
     failing = [card.name for card in service.ready().models if not card.canary.ok]
     if failing:
         raise unavailable("canary_failed", f"the canary failed for {', '.join(failing)}")
-    return _health("ready", service)
+    health = _health("ready", service)
+    if need == "jobs" and health.jobs == "off":
+        raise Problem(404, "jobs_disabled", "this service runs without jobs")
+    if need == "jobs" and health.jobs == "down":
+        raise unavailable("jobs_unavailable", f"jobs are {health.jobs}")
+    return health
 
 
 @router.get(
@@ -102,4 +112,8 @@ def _health(word: str, service: core.Service) -> Health:
     ready = service.engine.ready
     cards = ready.models if ready else ()
     canaries = {card.name: "ok" if card.canary.ok else "failed" for card in cards}
-    return Health(status=word, engine=service.engine.status.state, models=canaries)
+    jobs = "off" if service.jobs is None else ("up" if service.jobs.up else "down")
+    state = service.engine.status.state
+    return Health.model_validate(
+        {"status": word, "engine": state, "models": canaries, "jobs": jobs}
+    )

@@ -14,10 +14,13 @@ HEARTBEAT = b": still here\n\n"
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-def event(name: str, data: str) -> bytes:
-    """One event; a line end in `data` begins another data line."""
+def event(name: str, data: str, identity: str = "") -> bytes:
+    """One event; a line end in `data` begins another data line. `identity` is what a client that
+    comes back says it has seen.
+    """
     lines = "".join(f"data: {line}\n" for line in data.splitlines() or [""])
-    return f"event: {name}\n{lines}\n".encode()
+    head = f"id: {identity}\n" if identity else ""
+    return f"{head}event: {name}\n{lines}\n".encode()
 
 
 class EventStream(Response):

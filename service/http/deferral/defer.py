@@ -1,0 +1,113 @@
+"""Turning a call into a job: `Prefer: respond-async`, `Idempotency-Key`, 202 and `Location`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+
+from fastapi import Request, Response
+
+from unified_latents.service.engine.forecast import row_steps
+from unified_latents.service.http import core
+from unified_latents.service.http.access.guard import forbidden
+from unified_latents.service.http.deferral.views import view
+from unified_latents.service.http.negotiation import JSON
+from unified_latents.service.http.problems import FieldError, Problem, invalid, unavailable
+from unified_latents.service.jobs.calls import Call
+from unified_latents.service.jobs.connection import StoreDownError
+from unified_latents.service.jobs.job import FINISHED, Job
+from unified_latents.service.jobs.queue import Submitted
+from unified_latents.service.jobs.runtime import Jobs, Options, kind
+from unified_latents.service.keys import Caller
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_PLAIN = Options()
+_POLL_MS = 500
+"""After which a client that polls should look again."""
+
+
+def wanted(request: Request) -> bool:
+    """Whether the client would rather have a job than wait (RFC 7240)."""
+    stated = ",".join(request.headers.getlist("prefer"))
+    tokens = (part.split(";")[0].strip().lower() for part in stated.split(","))
+    return "respond-async" in tokens
+
+
+def jobs_of(request: Request) -> Jobs:
+    """The jobs behind a request; a 404 where the service has none."""
+    jobs = core.of(request).jobs
+    if jobs is None:
+        raise Problem(404, "jobs_disabled", "this service runs without jobs")
+    return jobs
+
+
+def owner_of(request: Request) -> str:
+    """Whose jobs these are: a key's, or anyone's where there are no keys."""
+    return core.caller(request).name
+
+
+async def defer(request: Request, call: Call, options: Options = _PLAIN) -> Response:
+    """Queue a call and answer 202, or with the job that its idempotency key stands for."""
+    service, jobs, owner = core.of(request), jobs_of(request), owner_of(request)
+    if service.draining:
+        raise unavailable("shutting_down", "the service is shutting down")
+    check(core.caller(request), call)
+    digest = await _digest(request)
+    identity = _identity(request.headers.get("idempotency-key"), owner)
+    try:
+        if not await jobs.queue.knows(identity, owner):
+            service.admission.charge(core.caller(request), row_steps(call.message))
+        made = await jobs.submit(identity, call, digest, owner, options)
+    except StoreDownError as error:
+        raise down(error) from error
+    if made.job.spec.digest != digest:
+        message = "stands for another request"
+        field = FieldError(field="Idempotency-Key", message=message)
+        raise Problem(409, "idempotency_mismatch", f"Idempotency-Key: {message}", [field])
+    return _accepted(request, made, jobs.queue.answers)
+
+
+def check(caller: Caller, call: Call) -> None:
+    """A key that queues a call needs to be for jobs, and for the call."""
+    for scope in ("jobs", kind(call)):
+        if not caller.may(scope):
+            raise forbidden(scope)
+
+
+def down(error: StoreDownError) -> Problem:
+    """The store does not answer; the rest of the service may."""
+    return unavailable("jobs_unavailable", str(error))
+
+
+def polling(job: Job) -> dict[str, str]:
+    """When to look again, for as long as there is something to wait for."""
+    if job.state in FINISHED:
+        return {}
+    seconds = -(-_POLL_MS // 1000)
+    return {"Retry-After": str(seconds), "openai-poll-after-ms": str(_POLL_MS)}
+
+
+def _accepted(request: Request, made: Submitted, answers: float) -> Response:
+    headers = {"Location": f"/jobs/{made.job.id}", **polling(made.job)}
+    if wanted(request):
+        headers["Preference-Applied"] = "respond-async"
+    status = 200 if made.job.state in FINISHED else 202
+    body = view(made.job, answers).model_dump_json()
+    return Response(body, status, headers, JSON)
+
+
+def _identity(key: str | None, owner: str) -> str:
+    """A job's id: random, or one for each owner's key."""
+    if key is None:
+        return f"job_{secrets.token_hex(16)}"
+    if not _KEY.fullmatch(key):
+        raise invalid("Idempotency-Key", "must be printable and short", 255)
+    return "job_" + hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest()[:32]
+
+
+async def _digest(request: Request) -> str:
+    """Of all that the call is made of, as it came."""
+    head = [request.url.path, request.url.query, core.accept(request)]
+    head.append(request.headers.get("content-type", ""))
+    return hashlib.sha256("\0".join(head).encode() + b"\0" + await request.body()).hexdigest()

@@ -1,0 +1,218 @@
+"""/jobs: slow work, its progress, its end, and its answer for as long as it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.responses import StreamingResponse
+
+from unified_latents.service.http import bodies, core, decode, encode, frames, generate
+from unified_latents.service.http.access.guard import needs
+from unified_latents.service.http.deferral.defer import defer, down, jobs_of, owner_of, polling
+from unified_latents.service.http.deferral.ranges import parse_range
+from unified_latents.service.http.deferral.views import (
+    AnyJob,
+    EncodeJob,
+    GenerateJob,
+    JobList,
+    JobRequest,
+    JobView,
+    moment,
+    view,
+)
+from unified_latents.service.http.problems import Problem, invalid
+from unified_latents.service.http.stream import sse
+from unified_latents.service.http.stream.sse import EventStream
+from unified_latents.service.jobs.calls import Call
+from unified_latents.service.jobs.connection import StoreDownError
+from unified_latents.service.jobs.events import follow
+from unified_latents.service.jobs.job import FINISHED, Job, Outcome
+from unified_latents.service.jobs.objects import MissingObjectError
+from unified_latents.service.jobs.queue import FinishedError, UnknownJobError
+from unified_latents.service.jobs.runtime import Jobs, Options
+
+_CHUNK = 2**20
+_QUIET = 1.0
+"""Seconds without an event after which the job itself is looked at."""
+_LAST = "end"
+"""The id of a stream's last event: who comes back with it has seen it all."""
+
+_NEEDS = needs("jobs")
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.post("/jobs", summary="Queue a call", status_code=202, openapi_extra=_NEEDS)
+async def submit(request: Request) -> Response:
+    """202 with the job, which outlives this connection, this process and its engine.
+
+    The answer at `/jobs/{id}/result` has the bytes that the same call would have had at once. With
+    an `Idempotency-Key`, asking again gives the same job.
+    """
+    body = (await bodies.read_files(request, JobRequest)).root
+    call = await _prepare(core.of(request), body)
+    return await defer(request, call, Options(body.priority, body.deadline))
+
+
+@router.get("/jobs", summary="Your jobs", openapi_extra=_NEEDS)
+async def page(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    after: Annotated[str | None, Query(pattern=r"^\d{14}-job_[0-9a-f]{32}$")] = None,
+) -> JobList:
+    """The newest first, a page at a time."""
+    jobs = jobs_of(request)
+    try:
+        found = await jobs.queue.page(owner_of(request), limit, after)
+    except StoreDownError as error:
+        raise down(error) from error
+    answers = jobs.queue.answers
+    return JobList(jobs=[view(job, answers) for job in found.jobs], next=found.cursor)
+
+
+@router.get("/jobs/{identity}", summary="How a job stands", openapi_extra=_NEEDS)
+async def show(request: Request, identity: str, response: Response) -> JobView:
+    """State, progress, reason and times."""
+    job = await _find(request, identity)
+    response.headers.update(polling(job))
+    return view(job, jobs_of(request).queue.answers)
+
+
+@router.delete("/jobs/{identity}", summary="Cancel a job", openapi_extra=_NEEDS)
+async def cancel(request: Request, identity: str, response: Response) -> JobView:
+    """200 where it will not run any more, 202 while its worker has yet to let it go.
+
+    A job that has ended otherwise stays as it is: 409.
+    """
+    jobs = jobs_of(request)
+    try:
+        job = await jobs.queue.cancel(identity, owner_of(request))
+    except FinishedError as error:
+        job = error.job
+        if job.state != "cancelled":
+            raise Problem(409, "job_finished", f"the job has {job.state} already") from error
+    except UnknownJobError as error:
+        raise _unknown() from error
+    except StoreDownError as error:
+        raise down(error) from error
+    response.status_code = 202 if job.state == "running" else 200
+    return view(job, jobs.queue.answers)
+
+
+@router.get("/jobs/{identity}/events", summary="Follow a job", openapi_extra=_NEEDS)
+async def events(request: Request, identity: str) -> Response:
+    """Server-sent events: `running`, `progress`, `queued` when a worker gave it back, at the end
+    the job's state. `Last-Event-ID` goes on after an event; progress never goes back.
+    """
+    after = request.headers.get("last-event-id", "0")
+    if after == _LAST:
+        return Response(status_code=204)
+    if not after.replace("-", "", 1).isdigit() or len(after) > 40:
+        after = "0"
+    await _find(request, identity)
+    stream = _stream(jobs_of(request), identity, owner_of(request), after)
+    return EventStream(stream)
+
+
+@router.get("/jobs/{identity}/result", summary="A job's answer", openapi_extra=_NEEDS)
+async def result(request: Request, identity: str) -> Response:
+    """What the call would have answered, headers included; byte ranges are served.
+
+    409 while there is none, or where there will be none; 410 when it is not kept any more.
+    """
+    jobs, job = jobs_of(request), await _find(request, identity)
+    outcome = _outcome(jobs, job)
+    etag = f'"{outcome.sha256}"'
+    headers = {"ETag": etag, "Accept-Ranges": "bytes", **outcome.headers}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    asked = request.headers.get("range") if _unchanged(request, etag) else None
+    span = parse_range(asked, outcome.size)
+    start, end = span or (0, outcome.size)
+    name = f"answers/{outcome.sha256}"
+    try:
+        first = await jobs.objects.read_range(name, start, min(end, start + _CHUNK))
+    except MissingObjectError as error:
+        raise _gone(job.finished or job.created) from error
+    headers["Content-Length"] = str(end - start)
+    if span:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{outcome.size}"
+    body = _chunks(jobs, name, first, start + len(first), end)
+    return StreamingResponse(body, 206 if span else 200, headers, outcome.media_type)
+
+
+async def _prepare(service: core.Service, body: AnyJob) -> Call:
+    if isinstance(body, GenerateJob):
+        return await _generate(service, body)
+    if isinstance(body, EncodeJob):
+        data = bodies.from_base64("request.image", body.request.image)
+        return await encode.prepare(service, body.request, data, body.accept)
+    data = bodies.from_base64("request.latent", body.request.latent)
+    return decode.prepare(service, body.request, data, body.accept)
+
+
+async def _generate(service: core.Service, body: GenerateJob) -> Call:
+    asked = body.request
+    if asked.stream or asked.previews:
+        raise invalid("request.stream", "a job has events of its own, and no previews")
+    known = await frames.known(service, asked.frames, service.card(asked.model))
+    return generate.prepare(service, asked, known, body.accept)
+
+
+async def _find(request: Request, identity: str) -> Job:
+    try:
+        return await jobs_of(request).queue.get(identity, owner_of(request))
+    except UnknownJobError as error:
+        raise _unknown() from error
+    except StoreDownError as error:
+        raise down(error) from error
+
+
+async def _stream(jobs: Jobs, identity: str, owner: str, after: str) -> AsyncGenerator[bytes, None]:
+    """The kept events and those to come; in silence, the job says how it stands."""
+    with suppress(StoreDownError, UnknownJobError):
+        async for event in follow(jobs.events, identity, after, _QUIET):
+            if event.kind:
+                yield b"" if event.kind == "end" else sse.event(event.kind, event.data, event.id)
+                continue
+            job = await jobs.queue.get(identity, owner)
+            if job.state in FINISHED:
+                shown = view(job, jobs.queue.answers).model_dump_json()
+                yield sse.event(job.state, shown, _LAST)
+                return
+            yield sse.HEARTBEAT
+
+
+async def _chunks(jobs: Jobs, name: str, first: bytes, at: int, end: int) -> AsyncIterator[bytes]:
+    yield first
+    while at < end:
+        piece = await jobs.objects.read_range(name, at, min(end, at + _CHUNK))
+        at += len(piece)
+        yield piece
+
+
+def _outcome(jobs: Jobs, job: Job) -> Outcome:
+    if (when := jobs.queue.expired(job)) is not None:
+        raise _gone(when)
+    if job.outcome is not None:
+        return job.outcome
+    if job.state in FINISHED:
+        reason = f": {job.reason.code}, {job.reason.detail}" if job.reason else ""
+        raise Problem(409, f"job_{job.state}", f"the job has no answer{reason}")
+    raise Problem(409, "job_not_finished", f"the job is {job.state}", headers=polling(job))
+
+
+def _unchanged(request: Request, etag: str) -> bool:
+    return request.headers.get("if-range", etag) == etag
+
+
+def _unknown() -> Problem:
+    return Problem(404, "unknown_job", "there is no such job")
+
+
+def _gone(when: float) -> Problem:
+    text = moment(when).isoformat(timespec="seconds")
+    return Problem(410, "result_expired", f"the answer was kept until {text}")
