@@ -116,7 +116,14 @@ class Metrics:
             "ul_engine_replays_total", "Requests sent again after a death.", registry=registry
         )
         self.lost = Counter(
-            "ul_engine_lost_total", "Requests under which too many engines died.", registry=registry
+            "ul_engine_lost_total",
+            "Requests that ended with engine_lost: three engines died under them.",
+            registry=registry,
+        )
+        self.quarantined = Counter(
+            "ul_engine_quarantined_total",
+            "Requests that were tried alone, because two engines had died under them.",
+            registry=registry,
         )
         self.canary = Gauge(
             "ul_canary_ok", "1 where the recorded run was reproduced.", ["model"], registry=registry
@@ -205,6 +212,7 @@ class Metrics:
         self.restarts.labels(death.reason).inc()
         self.replays.inc(death.replayed)
         self.lost.inc(death.lost)
+        self.quarantined.inc(death.quarantined)
 
 
 def _bucket(rows: int) -> int:

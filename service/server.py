@@ -61,7 +61,7 @@ class Announcer(Observer):
     def on_death(self, death: Death) -> None:
         """An engine has died."""
         self._metrics.on_death(death)
-        log.warning("engine lost (%s): %d requests replayed, %d lost", *death)
+        log.warning("engine lost (%s): %d replayed, %d lost, %d quarantined", *death)
 
 
 class Server(uvicorn.Server):

@@ -288,7 +288,8 @@ class EngineClient:
 
     def _bury(self) -> None:
         """The death of an engine, for the requests that it had."""
-        lost = self._tickets.bury()
+        burial = self._tickets.bury()
         self._swaps.abandon()
         if self._observer:
-            self._observer.on_death(Death(self._reason, len(self._tickets), lost))
+            lost, left = len(burial.lost), len(self._tickets)
+            self._observer.on_death(Death(self._reason, left, lost, burial.suspects))

@@ -7,8 +7,19 @@ beside it are answered.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 MAX_DEATHS = 3
 _SUSPECT = 2
+
+
+class Burial(NamedTuple):
+    """What an engine's death means for the requests that it had."""
+
+    lost: list[int]
+    """They end here."""
+    suspects: int
+    """How many are tried alone from here on."""
 
 
 class Replay:
@@ -39,12 +50,13 @@ class Replay:
         self._sent.update(chosen)
         return chosen
 
-    def bury(self) -> list[int]:
-        """The engine died under all that it had; the requests that are lost with it."""
+    def bury(self) -> Burial:
+        """The engine died under all that it had."""
         for number in self._sent:
             self._deaths[number] += 1
         lost = [number for number in self._sent if self._deaths[number] >= MAX_DEATHS]
         for number in lost:
             del self._deaths[number]
+        suspects = sum(self._deaths.get(number) == _SUSPECT for number in self._sent)
         self._sent.clear()
-        return lost
+        return Burial(lost, suspects)

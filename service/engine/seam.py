@@ -27,6 +27,8 @@ class Death(NamedTuple):
     """Requests in flight that the next engine will answer."""
     lost: int
     """Requests that end with `engine_lost`."""
+    quarantined: int = 0
+    """Requests that are tried alone from here on, because two engines died under them."""
 
 
 @dataclass(frozen=True)

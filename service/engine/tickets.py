@@ -21,7 +21,7 @@ from unified_latents.service.engine.messages import (
     Result,
     Snapshot,
 )
-from unified_latents.service.engine.replay import MAX_DEATHS, Replay
+from unified_latents.service.engine.replay import MAX_DEATHS, Burial, Replay
 
 _LEAST = 1e-3
 """Seconds that a request sent again still has, if only to be told that they are over."""
@@ -102,15 +102,15 @@ class Tickets:
             return True
         return False
 
-    def bury(self) -> int:
-        """The engine died under all that it had; how many requests are lost with it."""
-        lost = self._replay.bury()
-        for number in lost:
+    def bury(self) -> Burial:
+        """The engine died under all that it had; the requests that are lost with it have ended."""
+        burial = self._replay.bury()
+        for number in burial.lost:
             detail = f"{MAX_DEATHS} engines died under this request"
             self.deliver(Error(number, "engine_lost", detail))
         for number in self._open:
             self.outlook.progress(number, 0.0)
-        return len(lost)
+        return burial
 
     def end(self, code: ErrorCode, detail: str) -> None:
         """Every request ends with this error."""

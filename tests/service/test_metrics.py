@@ -48,7 +48,7 @@ def test_a_tick_is_counted_by_stage_and_kind() -> None:
 def test_ready_and_restart_show() -> None:
     metrics = Metrics()
     metrics.on_ready(Ready(1, (fake_card("m"),), "reference", "s", "f", "2", "cpu"))
-    metrics.on_death(Death("hang", 3, 1))
+    metrics.on_death(Death("hang", 3, 1, 2))
     metrics.follow_step_age(lambda: 2.5)
     text = generate_latest(metrics.registry).decode()
     assert 'ul_canary_ok{model="m"} 1.0' in text
@@ -56,4 +56,5 @@ def test_ready_and_restart_show() -> None:
     assert 'ul_engine_restarts_total{reason="hang"} 1.0' in text
     assert "ul_engine_replays_total 3.0" in text
     assert "ul_engine_lost_total 1.0" in text
+    assert "ul_engine_quarantined_total 2.0" in text
     assert "ul_last_step_age_seconds 2.5" in text

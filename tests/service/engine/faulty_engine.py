@@ -23,6 +23,11 @@ POISON = 666
 def strike(fault: str) -> None:
     if fault == "raise":
         raise RuntimeError("an injected fault")
+    if fault == "memory":
+        raise MemoryError
+    if fault == "slow":
+        threading.Event().wait(1.0)
+        return
     if fault == "sleep":
         threading.Event().wait()
     if fault == "exit":

@@ -36,7 +36,11 @@ def images(found: list[Result | BaseException]) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"), [("raise", None), ("exit", "exit"), ("kill", "exit"), ("stop", "hang")]
+    ("fault", "reason"),
+    [
+        *(("raise", None), ("memory", None), ("slow", None)),
+        *(("exit", "exit"), ("kill", "exit"), ("stop", "hang")),
+    ],
 )
 def test_six_requests_are_answered_with_the_bytes_of_an_undisturbed_run(
     fault: str, reason: str | None, tiny: Path, tmp_path: Path
@@ -83,6 +87,7 @@ def test_a_poison_request_fails_alone_and_leaves_no_process(tiny: Path, tmp_path
             assert isinstance(error, EngineError)
             assert error.code == "engine_lost"
             assert [death.lost for death in watch.deaths] == [0, 0, 1]
+            assert [death.quarantined for death in watch.deaths] == [0, 7, 0]
             assert len(_engines()) == 1
         assert _engines() == []
 

@@ -26,7 +26,7 @@ def test_all_are_sent_together_and_once() -> None:
 def test_after_one_death_all_are_sent_again() -> None:
     policy = replay(1, 2)
     policy.send()
-    assert policy.bury() == []
+    assert policy.bury().lost == []
     policy.add(3)
     assert policy.send() == [1, 2, 3]
 
@@ -41,8 +41,17 @@ def test_after_two_deaths_suspects_go_alone_and_first() -> None:
     assert policy.send() == []
     policy.remove(1)
     assert policy.send() == [2]
-    assert policy.bury() == [2]
+    assert policy.bury().lost == [2]
     assert policy.send() == [3]
+
+
+def test_suspects_are_counted_once() -> None:
+    policy = replay(1, 2)
+    counted = []
+    for _ in range(MAX_DEATHS):
+        policy.send()
+        counted.append(policy.bury().suspects)
+    assert counted == [0, 2, 0]
 
 
 def test_what_the_engine_never_had_is_not_blamed() -> None:
@@ -50,9 +59,9 @@ def test_what_the_engine_never_had_is_not_blamed() -> None:
     policy.send()
     policy.add(2)
     for _ in range(MAX_DEATHS - 1):
-        assert policy.bury() == []
+        assert policy.bury().lost == []
         policy.send()
-    assert policy.bury() == [1]
+    assert policy.bury().lost == [1]
     assert policy.send() == [2]
 
 
@@ -74,7 +83,7 @@ def test_only_the_poisonous_are_lost_and_all_others_are_answered(
     for _ in range(10 * count):
         has |= set(policy.send())
         if has & poison:
-            lost |= set(policy.bury())
+            lost |= set(policy.bury().lost)
             has = set()
         elif has:
             oldest = min(has)

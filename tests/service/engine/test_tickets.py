@@ -26,7 +26,7 @@ def test_a_request_sent_again_has_only_the_time_that_is_left() -> None:
     assert [request.timeout for request in tickets.send()] == [10.0, None]
     assert tickets.send() == []
     now[0] = 4.0
-    assert tickets.bury() == 0
+    assert tickets.bury() == ([], 0)
     assert [request.timeout for request in tickets.send()] == [6.0, None]
 
 
