@@ -27,6 +27,7 @@ class Metrics:
         self._declare_http()
         self._declare_passes()
         self._declare_faults()
+        self._declare_deaths()
         self._declare_state()
         self._declare_jobs()
 
@@ -95,17 +96,8 @@ class Metrics:
             registry=registry,
         )
 
-    def _declare_state(self) -> None:
+    def _declare_deaths(self) -> None:
         registry = self.registry
-        self.rejected = Counter(
-            "ul_admission_rejected_total",
-            "Requests refused before they were queued.",
-            ["reason"],
-            registry=registry,
-        )
-        self.cancelled = Counter(
-            "ul_cancelled_total", "Requests left by their client.", ["phase"], registry=registry
-        )
         self.restarts = Counter(
             "ul_engine_restarts_total",
             "Engines started after one died.",
@@ -124,6 +116,18 @@ class Metrics:
             "ul_engine_quarantined_total",
             "Requests that were tried alone, because two engines had died under them.",
             registry=registry,
+        )
+
+    def _declare_state(self) -> None:
+        registry = self.registry
+        self.rejected = Counter(
+            "ul_admission_rejected_total",
+            "Requests refused before they were queued.",
+            ["reason"],
+            registry=registry,
+        )
+        self.cancelled = Counter(
+            "ul_cancelled_total", "Requests left by their client.", ["phase"], registry=registry
         )
         self.canary = Gauge(
             "ul_canary_ok", "1 where the recorded run was reproduced.", ["model"], registry=registry
