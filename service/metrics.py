@@ -42,6 +42,18 @@ class Metrics:
             buckets=_REQUEST_BUCKETS,
             registry=self.registry,
         )
+        self.rejected = Counter(
+            "ul_admission_rejected_total",
+            "Requests refused before they were queued.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.cache = Counter(
+            "ul_result_cache_total",
+            "What became of results in the cache; one `off` is its end.",
+            ["outcome"],
+            registry=self.registry,
+        )
 
     def _declare_passes(self) -> None:
         registry = self.registry
@@ -120,12 +132,6 @@ class Metrics:
 
     def _declare_state(self) -> None:
         registry = self.registry
-        self.rejected = Counter(
-            "ul_admission_rejected_total",
-            "Requests refused before they were queued.",
-            ["reason"],
-            registry=registry,
-        )
         self.cancelled = Counter(
             "ul_cancelled_total", "Requests left by their client.", ["phase"], registry=registry
         )
@@ -147,6 +153,10 @@ class Metrics:
     def on_refusal(self, reason: str) -> None:
         """A request that was not admitted."""
         self.rejected.labels(reason).inc()
+
+    def on_cache(self, outcome: str) -> None:
+        """A result looked for in the cache, kept there, or gone from it."""
+        self.cache.labels(outcome).inc()
 
     def _declare_jobs(self) -> None:
         registry = self.registry

@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     device: str = "cpu"
     grace: int = Field(default=30, ge=0)
     """Seconds that open requests get to finish after SIGTERM."""
+    cache: Path | None = None
+    """A folder for results of strict requests, to give again; none by default."""
+    cache_bytes: int = Field(default=2**30, ge=2**20)
     heartbeat: float = Field(default=10.0, gt=0)
     """Seconds of silence in a stream of events after which a comment is sent."""
     stall: float = Field(default=30.0, gt=0)

@@ -14,6 +14,7 @@ import anyio
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from unified_latents.service.cache import ResultCache
 from unified_latents.service.engine.messages import (
     Error,
     Event,
@@ -27,6 +28,7 @@ from unified_latents.service.engine.seam import Engine, EngineError, NotReadyErr
 from unified_latents.service.http.access.admission import Admission
 from unified_latents.service.http.access.budgets import Budgets
 from unified_latents.service.http.access.guard import Guard, needed
+from unified_latents.service.http.access.memory import Memory
 from unified_latents.service.http.problems import FieldError, Problem, unavailable
 from unified_latents.service.http.schemas import MAX_SEED
 from unified_latents.service.jobs.runtime import Jobs
@@ -82,17 +84,29 @@ class Service:
         refused, limit = self.metrics.on_refusal, self.settings.queue_row_steps
         return Admission(self.engine, limit, refused, Budgets())
 
+    @functools.cached_property
+    def memory(self) -> Memory:
+        """Results that were made before, where the operator gave a folder for them."""
+        folder, bound = self.settings.cache, self.settings.cache_bytes
+        return Memory(ResultCache(folder, bound, self.metrics.on_cache) if folder else None)
+
     async def events(self, caller: Caller, message: EngineRequest) -> AsyncGenerator[Event, None]:
         """The engine's events of a request; a Problem at once where it is not admitted."""
         if self.draining:
             self.metrics.on_refusal("draining")
             raise unavailable("shutting_down", "the service is shutting down")
+        card, ready = self.card(message.model), self.ready()
+        if kept := await self.memory.recall(message, card, ready):
+            yield kept
+            return
         with self.admission.enter(caller, message) as entry:
             try:
                 async with aclosing(self.engine.submit(message)) as events:
                     async for event in events:
                         if isinstance(event, Progress):
                             entry.progress(event.done, event.steps)
+                        if isinstance(event, Result):
+                            await self.memory.keep(message, card, ready, event)
                         yield event
             except NotReadyError as error:
                 self.metrics.on_refusal("busy" if error.code == "busy" else "not_ready")

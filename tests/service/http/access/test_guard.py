@@ -40,6 +40,12 @@ def _ask(client: TestClient, route: APIRoute, method: str, authorization: str | 
     return client.request(method, path, headers=headers, follow_redirects=False)
 
 
+def _fault(response: Any) -> Any:
+    """The problem, or what stands for it below /v1."""
+    body = response.json()
+    return body.get("error", body)
+
+
 def _names(calls: list[tuple[APIRoute, str]]) -> list[str]:
     return [f"{method} {route.path}" for route, method in calls]
 
@@ -61,15 +67,16 @@ def test_a_guarded_route(client: TestClient, route: APIRoute, method: str) -> No
     scope = needed(route)
     for authorization in (None, "", "Bearer", "Bearer wrong", f"Basic {KEYS['generate'][0]}"):
         refused = _ask(client, route, method, authorization)
-        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+        assert refused.status_code == 401
+        assert _fault(refused)["code"] in ("unauthorized", "invalid_api_key")
         assert refused.headers["www-authenticate"].startswith("Bearer realm=")
     for other, (secret, _) in KEYS.items():
         answer = _ask(client, route, method, f"Bearer {secret}")
         if scope in (ANY, other):
             assert answer.status_code not in (401, 403), answer.text
         else:
-            assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
-            assert answer.json()["errors"][0]["limit"] == scope
+            assert (answer.status_code, _fault(answer)["code"]) == (403, "insufficient_scope")
+            assert str(scope) in answer.text
             assert f'scope="{scope}"' in answer.headers["www-authenticate"]
 
 
