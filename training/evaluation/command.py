@@ -10,10 +10,13 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from unified_latents.training.data.card import read_card
+from unified_latents.training.evaluation import clip_page, plots
+from unified_latents.training.evaluation import clips as clip_units
 from unified_latents.training.evaluation import evaluate as evaluation
-from unified_latents.training.evaluation import plots
 from unified_latents.training.evaluation import report as reports
 from unified_latents.training.evaluation import study as studies
+from unified_latents.training.evaluation.clips import Films
 from unified_latents.training.evaluation.evaluate import Evaluation, Metrics
 from unified_latents.training.evaluation.study import Study
 
@@ -21,7 +24,7 @@ Data = Annotated[Path, typer.Option(help="A set prepared by `ul-train data`.")]
 Steps = Annotated[int | None, typer.Option(help="Instead of the recipe's.")]
 Named = Annotated[str, typer.Argument(help="A folder, or the name of a shipped model.")]
 Out = Annotated[Path, typer.Option(help="Report and parts; one that is there goes on.")]
-Images = Annotated[int, typer.Option(help="Test pictures to reconstruct.")]
+Images = Annotated[int, typer.Option(help="Test pictures to reconstruct, or clips.")]
 Generated = Annotated[int, typer.Option(help="Pictures to generate, labels in turn.")]
 Own = Annotated[int | None, typer.Option(help="Instead of the checkpoint's.")]
 Guidance = Annotated[float | None, typer.Option(help="Instead of the checkpoint's.")]
@@ -61,7 +64,10 @@ def evaluate(
     log: Logs = None,
     attach: Attach = False,
 ) -> None:
-    """Measure a checkpoint: bits, PSNR, agreement, distances, the two-way test; and a page."""
+    """Measure a checkpoint: bits, PSNR, agreement, distances, the two-way test, films; a page."""
+    if read_card(data).frames is not None:
+        _clips(clip_units.plan(checkpoint, data, out, images, seed), attach)
+        return
     plan = evaluation.plan(
         checkpoint,
         data,
@@ -78,9 +84,18 @@ def evaluate(
     study = None if brief else studies.plan(plan, judge)
     _measure(plan, study, processes)
     metrics = reports.report(plan, judge, study, compare=others, logs=log or ())
+    _finish(plan.checkpoint, metrics, attach)
+
+
+def _clips(films: Films, attach: bool) -> None:
+    _watch("clips", clip_units.run(films), len(films.spans()))
+    _finish(films.checkpoint, clip_page.report(films), attach)
+
+
+def _finish(checkpoint: Path, metrics: Metrics, attach: bool) -> None:
     _tell(metrics)
     if attach:
-        reports.attach(plan.checkpoint, metrics)
+        reports.attach(checkpoint, metrics)
 
 
 def _others(compare: Sequence[Path], logs: Sequence[Path]) -> list[Metrics]:

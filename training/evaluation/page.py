@@ -119,7 +119,7 @@ def markdown(metrics: Metrics, plots: Sequence[Plot] = (), *, with_samples: bool
         f"## {plot.title}\n\n{plot.caption}\n\n![{plot.title.lower()}]({plot.file})"
         for plot in plots
     ]
-    parts.append("## Figures\n\n" + _table(metrics.figures))
+    parts.append("## Figures\n\n" + table(metrics.figures))
     parts.append(
         f"Rate: {metrics.settings.levels} stratified levels a picture. Seed "
         f"{metrics.settings.seed}; noise is keyed by picture. Judge of labels: {metrics.judge}. "
@@ -142,7 +142,8 @@ def _headline(figures: Mapping[str, Figure]) -> str:
     return " · ".join(parts)
 
 
-def _table(figures: Mapping[str, Figure]) -> str:
+def table(figures: Mapping[str, Figure]) -> str:
+    """A row a figure: value, standard error, n, definition."""
     lines = ["| figure | value | ± | n | what it is |", "|---|--:|--:|--:|---|"]
     for name, figure in figures.items():
         error = "" if figure.std_error is None else _number(figure.std_error)
