@@ -82,7 +82,8 @@ def base(samples: Sequence[Sample]) -> list[Outcome]:
     rows = torch.cat((x_t, x_t[guided]))
     levels, labels = torch.cat((log_snr, log_snr[guided])), torch.cat((label, null))
     shape = model.unified.config.grid
-    context = _context([s.job.known.base for s in samples], model.base.config.context, shape)
+    seen = [s.job.known.base for s in samples]
+    context = _context(seen, model.base.config.context, shape, x_t)
     known = (torch.cat((part, torch.zeros_like(part[guided]))) for part in context)
     with arithmetic(strict):
         v = model.base(rows, levels, labels, *known)
@@ -101,7 +102,8 @@ def decode(samples: Sequence[Sample]) -> list[Outcome]:
     x_t, log_snr = _gather(samples)
     z_0 = torch.stack([_given(sample) for sample in samples])
     config = model.unified.config
-    known = _context([s.job.known.decoder for s in samples], config.image_context, config.size)
+    seen = [s.job.known.decoder for s in samples]
+    known = _context(seen, config.image_context, config.size, x_t)
     with arithmetic(strict):
         v_hat = model.unified.decoder(x_t, log_snr, z_0, *known)
     return _step(samples, v_hat, clip=True)
@@ -136,11 +138,17 @@ def _given(sample: Sample) -> Tensor:
 
 
 def _context(
-    known: Sequence[tuple[Tensor, ...]], channels: tuple[int, ...], shape: tuple[int, ...]
+    known: Sequence[tuple[Tensor, ...]],
+    channels: tuple[int, ...],
+    shape: tuple[int, ...],
+    nothing: Tensor,
 ) -> tuple[Tensor, ...]:
-    """What a network is shown beside its input, zeros for rows of which nothing is known."""
+    """What a network is shown beside its input, zeros for rows of which nothing is known.
+
+    `nothing`: any tensor on the device.
+    """
     return tuple(
-        torch.cat([row[i] if row else torch.zeros(1, width, *shape) for row in known])
+        torch.cat([row[i] if row else nothing.new_zeros(1, width, *shape) for row in known])
         for i, width in enumerate(channels)
     )
 
