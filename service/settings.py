@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     device: str = "cpu"
     grace: int = Field(default=30, ge=0)
     """Seconds that open requests get to finish after SIGTERM."""
+    models_root: Path | None = None
+    """Checkpoints below it may be loaded while the service runs, by name of their folder."""
     cache: Path | None = None
     """A folder for results of strict requests, to give again; none by default."""
     cache_bytes: int = Field(default=2**30, ge=2**20)

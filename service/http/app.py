@@ -15,7 +15,7 @@ from unified_latents.service.http.access.middleware import BodyLimit, RequestCon
 from unified_latents.service.http.core import Service, check_key
 from unified_latents.service.http.jobs import routes as jobs_routes
 from unified_latents.service.http.openai import errors, images, models
-from unified_latents.service.http.operator import about
+from unified_latents.service.http.operator import about, admin
 from unified_latents.service.jobs.runtime import Jobs
 from unified_latents.service.keys import KeyRing
 from unified_latents.service.metrics import Metrics
@@ -62,7 +62,7 @@ def create_app(
     )
     app.state.service = Service(settings, engine, metrics, ring or KeyRing(), jobs)
     metrics.follow_step_age(lambda: engine.status.step_age)
-    for room in (generate, encode, decode, replay, jobs_routes, about, images, models):
+    for room in (generate, encode, decode, replay, jobs_routes, about, admin, images, models):
         app.include_router(room.router)
     problems.install(app, {errors.PREFIX: errors.response})
     app.add_middleware(BodyLimit, limit=settings.max_body)

@@ -59,8 +59,8 @@ async def reply(request: Request, call: Call) -> Response:
     if deferral.wanted(request):
         return await deferral.defer(request, call)
     service = core.of(request)
+    ready = service.ready()  # what runs is the model of now, whatever is swapped in meanwhile
     done = await service.run(request, call.message)
-    ready = service.ready()
     return await service.in_thread(lambda: render(call, ready, done))
 
 
@@ -81,10 +81,10 @@ async def answer_as_asked(
 
 async def stream(request: Request, call: Call) -> Response:
     """The events of a call; what is wrong before its first event is an answer of its own."""
-    service, identity = core.of(request), request_id(request)
+    service, ready, identity = core.of(request), core.of(request).ready(), request_id(request)
     first, events = await service.begin(request, call.message)
     told = follow(first, events, service.settings.heartbeat)
-    return EventStream(frames(service, partial(_frame, service, call, identity), told))
+    return EventStream(frames(service, partial(_frame, ready, call, identity), told))
 
 
 async def frames(
@@ -104,7 +104,7 @@ async def frames(
             service.metrics.cancelled.labels("running").inc()
 
 
-def _frame(service: core.Service, call: Call, identity: str, event: Event | None) -> bytes:
+def _frame(ready: Ready, call: Call, identity: str, event: Event | None) -> bytes:
     """An event as its reader sees it; a comment for none."""
     match event:
         case None:
@@ -118,7 +118,7 @@ def _frame(service: core.Service, call: Call, identity: str, event: Event | None
             kind, picture = look(event)
             told = {"sample": event.sample, "media_type": MEDIA_TYPES[kind], "b64": picture}
         case Result():
-            answer = render(call, service.ready(), event)
+            answer = render(call, ready, event)
             return sse_event("result", bytes(answer.body).decode())
         case Error():
             problem = from_engine(EngineError(event.code, event.detail))

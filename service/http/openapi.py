@@ -18,6 +18,7 @@ from unified_latents.service.http.deferral.views import JobRequest, JobView
 from unified_latents.service.http.negotiation import EVENTS, JSON, LATENT, MEDIA_TYPES
 from unified_latents.service.http.openai import errors
 from unified_latents.service.http.openai.schemas import ErrorBody, ImageList, ImageRequest
+from unified_latents.service.http.operator.admin import ReloadRequest
 from unified_latents.service.http.problems import MEDIA_TYPE, ProblemBody
 from unified_latents.service.http.schemas import (
     EncodeBody,
@@ -40,6 +41,7 @@ _ERRORS = {
     "/v1/images/generations": (400, 404, 409, 413, 415, *_WORK),
     "/v1/models": (503,),
     "/v1/models/{model}": (400, 404, 503),
+    "/admin/models/{name}/reload": (400, 404, 409, 413, 415, 422, 503),
     "/models": (503,),
     "/jobs": (400, 404, 406, 409, 413, 415, 422, *_WORK),
     "/jobs/{identity}": (404, 409, 503),
@@ -88,6 +90,7 @@ def _schemas() -> dict[str, Any]:
             (EncodeResponse, "serialization"),
             (ProblemBody, "serialization"),
             (ImageRequest, "validation"),
+            (ReloadRequest, "validation"),
             (ImageList, "serialization"),
             (ErrorBody, "serialization"),
             (JobRequest, "validation"),
@@ -127,6 +130,8 @@ def _describe_bodies(paths: dict[str, Any]) -> None:
         {JSON: _json(ImageRequest)},
         {JSON: _json(ImageList), EVENTS: _text()},
     )
+    reload = paths["/admin/models/{name}/reload"]["post"]
+    reload["requestBody"] = {"required": True, "content": {JSON: _json(ReloadRequest)}}
     _describe(paths["/replay"]["post"], {JSON: _json(ReplayRequest)}, {JSON: _json(ReplayResponse)})
 
 

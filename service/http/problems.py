@@ -48,7 +48,7 @@ _TITLES = {
     504: "Gateway timeout",
     507: "Insufficient storage",
 }
-_ENGINE = {"deadline_exceeded": 504, "out_of_memory": 507}
+_ENGINE = {"deadline_exceeded": 504, "out_of_memory": 507, "load_failed": 409}
 _MAX_ERRORS = 16
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "bad_request"}
 

@@ -11,7 +11,7 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from unified_latents.service.engine.messages import Error, Event, Preview, Result
+from unified_latents.service.engine.messages import Error, Event, Preview, Ready, Result
 from unified_latents.service.engine.seam import EngineError
 from unified_latents.service.http import bodies, calls, core, generate
 from unified_latents.service.http.access.guard import needs
@@ -38,7 +38,7 @@ router = APIRouter()
 class Telling:
     """One request's events in OpenAI's form."""
 
-    service: core.Service
+    ready: Ready
     call: Call
     size: str
     format: OutputFormat
@@ -46,7 +46,7 @@ class Telling:
 
     def items(self, done: Result) -> list[Item]:
         """The pictures of a result."""
-        return calls.images(self.call, self.service.ready(), done)
+        return calls.images(self.call, self.ready, done)
 
     def frame(self, told: Event | None) -> bytes:
         """An event as its reader sees it; a comment for none, nothing for what OpenAI has not."""
@@ -127,4 +127,4 @@ def prepare(service: core.Service, body: ImageRequest) -> Telling:
         }
     )
     generate.find_label(body.prompt, card.labels, "prompt")
-    return Telling(service, generate.prepare(service, asked, None, JSON), size, format)
+    return Telling(service.ready(), generate.prepare(service, asked, None, JSON), size, format)
