@@ -14,13 +14,14 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.14 python3.13 python3.12 p
 UL_DATA ?= .data
 UL_RUNS ?= .runs
 
-.PHONY: help venv serve test lint format bench-train bench-sample bench-serve bench-overload train-demo lock clean
+.PHONY: help venv serve test lint format fault-long bench-train bench-sample bench-serve bench-overload train-demo lock clean
 
 help:
 	@echo 'make serve         the service on http://127.0.0.1:$${PORT:-8000}'
 	@echo 'make test          lint, then the whole test suite'
 	@echo 'make lint          ruff, mypy --strict, import contracts'
 	@echo 'make format        rewrite the tree the way lint wants it'
+	@echo 'make fault-long    every fault of workers, their engines and the store, on real processes'
 	@echo 'make train-demo    train the Fashion-MNIST demo model from nothing, into $(UL_RUNS)'
 	@echo 'make bench-train   images a second and FLOP utilisation of a training step'
 	@echo 'make bench-sample  the sampler against a DiT, the service against the bare loop'
@@ -55,6 +56,9 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+fault-long: $(READY)
+	FAULT_LONG=1 $(BIN)/pytest tests/service/test_server_worker.py
 
 bench-train: $(READY)
 	$(BIN)/ul-train bench

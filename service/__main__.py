@@ -69,6 +69,27 @@ def up(
 
 
 @cli.command()
+def worker(
+    model: Annotated[
+        list[str] | None, typer.Option(help="NAME=CHECKPOINT_DIR, repeatable.", metavar="NAME=DIR")
+    ] = None,
+    port: Annotated[
+        int, typer.Option(help="Where /healthz, /readyz and /metrics are; 0: any.")
+    ] = 8001,
+    host: Annotated[str | None, typer.Option(help="Default: UL_HOST, else 127.0.0.1.")] = None,
+) -> None:
+    """Carry out jobs with an engine of this process's own."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
+    settings = settings_from(models=_models(model), port=port, host=host, jobs=True)
+    if not settings.job_slots:
+        raise typer.BadParameter("UL_JOB_SLOTS is 0: a worker needs at least one")
+    from unified_latents.service.server import serve
+
+    if not serve(settings, key_ring(settings), worker=True):
+        raise typer.Exit(1)
+
+
+@cli.command()
 def key(
     name: Annotated[str, typer.Argument(help="Whose key: letters, digits, '-', '_', '.'.")],
     scopes: Annotated[

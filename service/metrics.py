@@ -176,6 +176,12 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.job_resumed_step = Histogram(
+            "ul_job_resumed_step",
+            "Sample steps that another attempt had done when a job was taken up again.",
+            buckets=(0, 1, 5, 10, 20, 50, 100, 200, 500, 1000),
+            registry=registry,
+        )
         self.lease_lost = Counter(
             "ul_lease_lost_total", "Jobs that a worker had to let go.", registry=registry
         )

@@ -18,7 +18,7 @@ from unified_latents.service.engine.messages import Checkpoint, Ready
 from unified_latents.service.engine.seam import Death, Engine, Observer
 from unified_latents.service.engine.spawn import EngineOptions
 from unified_latents.service.engine.telemetry import Tick
-from unified_latents.service.http.app import create_app
+from unified_latents.service.http.app import ROOMS, WORKER_ROOMS, create_app
 from unified_latents.service.http.calls import answer_of
 from unified_latents.service.http.core import Service
 from unified_latents.service.http.images import refuse_damage
@@ -144,14 +144,19 @@ def engine_options(settings: Settings) -> EngineOptions:
     )
 
 
-def serve(settings: Settings, ring: KeyRing) -> bool:
-    """Serve until a signal; whether it ever started. Call it from the main thread."""
+def serve(settings: Settings, ring: KeyRing, *, worker: bool = False) -> bool:
+    """Serve until a signal; whether it ever started. Call it from the main thread.
+
+    A `worker` takes jobs only, and answers for itself alone.
+    """
     settings.home.mkdir(parents=True, exist_ok=True)
     refuse_damage()
     metrics = Metrics()
     engine = EngineClient(engine_options(settings), Announcer(metrics))
     jobs = Jobs(settings, engine, metrics, answer_of) if settings.jobs else None
-    app = create_app(settings, engine, metrics, ring, jobs)
+    rooms = WORKER_ROOMS if worker else ROOMS
+    app = create_app(settings, engine, metrics, ring, jobs, rooms=rooms)
+    app.state.service.needs_jobs = worker
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
+from types import ModuleType
 
 from fastapi import Depends, FastAPI
 
@@ -28,6 +30,11 @@ Every answer is a function of its request: the same seed gives the same bytes, a
 says what they depend on. Latents travel as safetensors and carry the identity of their space.
 """
 
+ROOMS = (generate, encode, decode, replay, jobs_routes, about, admin, images, models)
+"""All routes."""
+WORKER_ROOMS = (about,)
+"""Those of a worker: what it is, whether it works, and how much."""
+
 
 def create_app(
     settings: Settings,
@@ -35,37 +42,41 @@ def create_app(
     metrics: Metrics,
     ring: KeyRing | None = None,
     jobs: Jobs | None = None,
+    *,
+    rooms: Sequence[ModuleType] = ROOMS,
 ) -> FastAPI:
-    """The ASGI application; it starts `engine` and `jobs` and stops them.
+    """The ASGI application of some rooms; it starts `engine` and `jobs` and stops them.
 
     An empty ring asks nobody for a key.
     """
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await engine.start()
-        if jobs is not None:
-            await jobs.start()
-        try:
-            yield
-        finally:
-            if jobs is not None:
-                await jobs.stop()
-            await engine.stop()
 
     app = FastAPI(
         title="Unified Latents",
         version=version("unified-latents"),
         description=DESCRIPTION,
-        lifespan=lifespan,
+        lifespan=partial(_lifespan, engine, jobs),
         dependencies=[Depends(check_key)],
     )
     app.state.service = Service(settings, engine, metrics, ring or KeyRing(), jobs)
     metrics.follow_step_age(lambda: engine.status.step_age)
-    for room in (generate, encode, decode, replay, jobs_routes, about, admin, images, models):
+    for room in rooms:
         app.include_router(room.router)
     problems.install(app, {errors.PREFIX: errors.response})
     app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(RequestContext, metrics=metrics)
-    app.openapi = functools.cache(lambda: openapi.document(app, keys=bool(ring)))  # type: ignore[method-assign]
+    if rooms is ROOMS:
+        app.openapi = functools.cache(lambda: openapi.document(app, keys=bool(ring)))  # type: ignore[method-assign]
     return app
+
+
+@asynccontextmanager
+async def _lifespan(engine: Engine, jobs: Jobs | None, app: FastAPI) -> AsyncIterator[None]:
+    await engine.start()
+    if jobs is not None:
+        await jobs.start()
+    try:
+        yield
+    finally:
+        if jobs is not None:
+            await jobs.stop()
+        await engine.stop()

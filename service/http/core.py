@@ -50,6 +50,8 @@ class Service:
     metrics: Metrics
     ring: KeyRing = field(default_factory=KeyRing)
     jobs: Jobs | None = None
+    needs_jobs: bool = False
+    """A worker: without the job store it is not ready."""
     draining: bool = False
     """After SIGTERM: what is in flight is finished, nothing new is taken."""
     _codecs: anyio.CapacityLimiter = field(

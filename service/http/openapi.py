@@ -46,6 +46,7 @@ _ERRORS = {
     "/jobs": (400, 404, 406, 409, 413, 415, 422, *_WORK),
     "/jobs/{identity}": (404, 409, 503),
     "/jobs/{identity}/events": (404, 503),
+    "/admin/jobs/{identity}/redrive": (404, 409, 503),
     "/jobs/{identity}/result": (404, 409, 410, 416, 503),
     "/metrics": (),
     "/healthz": (503,),

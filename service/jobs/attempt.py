@@ -14,15 +14,25 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 import msgspec
+from obstore.exceptions import BaseError as ObstoreError
 from redis.exceptions import RedisError
 
-from unified_latents.service.engine.messages import Accepted, Error, Ready, Result
+from unified_latents.service.engine.messages import (
+    Accepted,
+    Encode,
+    Error,
+    Ready,
+    Request,
+    Result,
+    Snapshot,
+)
 from unified_latents.service.engine.messages import Progress as Steps
 from unified_latents.service.engine.seam import Engine, EngineError, NotReadyError
 from unified_latents.service.jobs.calls import Answer, Call
 from unified_latents.service.jobs.events import Events, Held
 from unified_latents.service.jobs.job import Job, Outcome, Progress, last_seen
 from unified_latents.service.jobs.objects import CorruptObjectError, MissingObjectError, Objects
+from unified_latents.service.metrics import Metrics
 
 _PAUSE = 0.2
 """Seconds between two looks at an engine that is busy, and between two writes of progress."""
@@ -59,6 +69,9 @@ class Bench:
     objects: Objects
     events: Events
     render: Render
+    metrics: Metrics
+    snapshots: int = 0
+    """Sample steps between two snapshots; 0: none."""
 
 
 class Attempt:
@@ -69,6 +82,7 @@ class Attempt:
         self._job = job
         self._token = token
         self._progress = job.progress
+        self._snapshot: Snapshot | None = None
         self._news = asyncio.Event()
         self.held: Held = "held"
         self.changed = asyncio.Event()
@@ -79,10 +93,10 @@ class Attempt:
         if (kept := await self._kept()) is not None:
             return kept
         call = await self._call()
-        await self._tell()
+        request = await self._resumed(call.message)
         telling = asyncio.create_task(self._report())
         try:
-            result = await self._result(call)
+            result = await self._result(request)
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
@@ -108,6 +122,7 @@ class Attempt:
         else:
             mark = Mark(self._job.since, outcome)
             await objects.write(self._name, msgspec.json.encode(mark))
+            await objects.delete(self._state)
         return outcome
 
     async def _call(self) -> Call:
@@ -123,10 +138,20 @@ class Attempt:
         except (CorruptObjectError, msgspec.DecodeError) as error:
             raise RefusedError("input_damaged: the job's input is damaged") from error
 
-    async def _result(self, call: Call) -> Result:
+    async def _resumed(self, request: Request) -> Request:
+        """The request, to go on where the last attempt was seen; the engine says if it fits."""
+        if isinstance(request, Encode) or not self._bench.snapshots:
+            return request
+        saved: Snapshot | None = None
+        with contextlib.suppress(MissingObjectError, msgspec.DecodeError):
+            data = await self._bench.objects.read(self._state)
+            saved = msgspec.msgpack.decode(data, type=Snapshot)
+        return msgspec.structs.replace(request, snapshot_every=self._bench.snapshots, resume=saved)
+
+    async def _result(self, request: Request) -> Result:
         while True:
             try:
-                return await self._once(call)
+                return await self._once(request)
             except NotReadyError as error:
                 if error.code != "busy" and self._bench.engine.status.state in (
                     "failed",
@@ -135,12 +160,15 @@ class Attempt:
                     raise UnfinishedError(error.detail) from error
                 await asyncio.sleep(_PAUSE)
 
-    async def _once(self, call: Call) -> Result:
-        async with aclosing(self._bench.engine.submit(call.message)) as events:
+    async def _once(self, request: Request) -> Result:
+        async with aclosing(self._bench.engine.submit(request)) as events:
             async for event in events:
                 match event:
                     case Accepted():
-                        self._advance(Progress(0, event.steps, None, event.eta))
+                        await self._begun(event)
+                    case Snapshot():
+                        self._snapshot = event
+                        self._news.set()
                     case Steps():
                         self._advance(Progress(event.done, event.steps, event.stage, event.eta))
                     case Result():
@@ -163,23 +191,34 @@ class Attempt:
             self._progress = progress
             self._news.set()
 
-    async def _tell(self) -> None:
-        """That it runs; an outage of Redis must not keep it from running."""
-        data = msgspec.json.encode({"attempt": self._job.attempts}).decode()
+    async def _begun(self, accepted: Accepted) -> None:
+        """Tell that it runs, and from where; an outage of Redis must not keep it from running."""
+        if self._job.attempts > 1:
+            self._bench.metrics.job_resumed_step.observe(accepted.done)
+        told = {"attempt": self._job.attempts, "resumed_at": accepted.done}
+        data = msgspec.json.encode(told).decode()
         with contextlib.suppress(RedisError, TimeoutError):
             async with asyncio.timeout(1):
                 await self._bench.events.write(self._job.id, "running", data, self._token)
+        self._advance(Progress(accepted.done, accepted.steps, None, accepted.eta))
 
     async def _report(self) -> None:
         """Write progress as it comes, the latest only; no failure to write fails the job."""
         while True:
             await self._news.wait()
             self._news.clear()
-            with contextlib.suppress(RedisError, OSError):
+            with contextlib.suppress(RedisError, OSError, ObstoreError):
                 self._learn(
                     await self._bench.events.progress(self._job.id, self._progress, self._token)
                 )
+                await self._save()
             await asyncio.sleep(_PAUSE)
+
+    async def _save(self) -> None:
+        """Keep the latest snapshot, if the job is still this attempt's."""
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is not None and self.held == "held":
+            await self._bench.objects.write(self._state, msgspec.msgpack.encode(snapshot))
 
     def _learn(self, held: Held) -> None:
         if held != "held":
@@ -189,6 +228,10 @@ class Attempt:
     @property
     def _name(self) -> str:
         return f"done/{self._job.id}"
+
+    @property
+    def _state(self) -> str:
+        return f"states/{self._job.id}"
 
 
 def overdue(job: Job) -> float | None:

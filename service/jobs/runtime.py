@@ -60,7 +60,8 @@ class Jobs:
         self.queue = JobQueue(self._client, keep=keep, answers=answers)
         self.events = Events(self._client, prefix, int(answers))
         self.objects = open_store(settings.objects, settings.home / "objects")
-        bench = Bench(engine, self.objects, Events(self._lasting, prefix, int(answers)), render)
+        events = Events(self._lasting, prefix, int(answers))
+        bench = Bench(engine, self.objects, events, render, metrics, settings.job_snapshots)
         terms = Terms(
             settings.job_slots, settings.job_lease, settings.job_renewal, settings.job_stalled
         )

@@ -130,9 +130,11 @@ def tiny_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class LiveServer:
     """`ul-serve up` in a process of its own."""
 
+    command = "up"
+
     def __init__(self, *arguments: str, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "unified_latents.service", "up", *arguments],
+            [sys.executable, "-P", "-m", "unified_latents.service", self.command, *arguments],
             env={**os.environ, "PORT": "0", **environment},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

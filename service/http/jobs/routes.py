@@ -144,6 +144,24 @@ async def result(request: Request, identity: str) -> Response:
     return StreamingResponse(body, 206 if span else 200, headers, outcome.media_type)
 
 
+@router.post(
+    "/admin/jobs/{identity}/redrive",
+    summary="Queue a failed job again",
+    openapi_extra=needs("admin"),
+)
+async def redrive(request: Request, identity: str) -> JobView:
+    """Its attempts are forgotten and its deadline counts anew. 409 where it has not failed."""
+    jobs = jobs_of(request)
+    try:
+        return view(await jobs.queue.redrive(identity), jobs.queue.answers)
+    except UnknownJobError as error:
+        raise _unknown() from error
+    except FinishedError as error:
+        raise Problem(409, "job_not_failed", f"the job is {error.job.state}") from error
+    except StoreDownError as error:
+        raise down(error) from error
+
+
 async def _prepare(service: core.Service, body: AnyJob) -> Call:
     if isinstance(body, GenerateJob):
         return await _generate(service, body)

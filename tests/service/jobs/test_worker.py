@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 from redis import Redis
 
-from tests.service.jobs.conftest import generate
-from unified_latents.service.engine.messages import Array, Decode, Error, Event, Trajectory
+from tests.service.jobs.conftest import Saying, generate
+from unified_latents.service.engine.messages import Array, Decode, Trajectory
 from unified_latents.service.jobs.calls import Call
 from unified_latents.service.jobs.job import STARTS
 from unified_latents.service.jobs.queue import FinishedError
@@ -193,19 +193,6 @@ def test_what_is_done_is_not_run_again(run: Callable[..., None], desk: Any, url:
         assert len(here.engine.requests) == 1
 
     run(body)
-
-
-class Saying:
-    """Makes an engine end every request with an error."""
-
-    def __init__(self, engine: Any, code: str) -> None:
-        self._code = code
-        self.times = 0
-        engine.submit = self.submit
-
-    async def submit(self, request: Any) -> AsyncGenerator[Event, None]:
-        self.times += 1
-        yield msgspec.convert({"id": 1, "code": self._code, "detail": "as told"}, Error)
 
 
 @pytest.mark.parametrize(

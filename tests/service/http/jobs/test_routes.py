@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 from starlette.testclient import TestClient
 
-from tests.service.jobs.conftest import Desk, start_store
+from tests.service.jobs.conftest import Desk, Saying, start_store
 from unified_latents.service.engine.fake import FakeEngine
 from unified_latents.service.http.app import create_app
 from unified_latents.service.jobs.server import find_server
@@ -199,6 +199,22 @@ def test_cancelling(
     path = client.post("/jobs", json=body).headers["location"]
     finished(client, path)
     assert check_problem(client.delete(path), 409)["code"] == "job_finished"
+
+
+def test_a_job_that_failed_is_driven_again(
+    open_desk: Callable[..., tuple[TestClient, FakeEngine]], check_problem: Callable[..., Any]
+) -> None:
+    client, engine = open_desk()
+    real = engine.submit
+    Saying(engine, "nonfinite")
+    path = client.post("/jobs", json={"kind": "generate", "request": REQUEST}).headers["location"]
+    assert finished(client, path)["reason"] == {"code": "nonfinite", "detail": "as told"}
+    engine.submit = real  # type: ignore[method-assign]
+    assert client.post(f"/admin{path}/redrive").status_code == 200
+    assert finished(client, path)["state"] == "succeeded"
+    again = check_problem(client.post(f"/admin{path}/redrive"), 409)
+    assert again["code"] == "job_not_failed"
+    assert client.post(f"/admin/jobs/job_{'0' * 32}/redrive").status_code == 404
 
 
 def test_pages(client: TestClient) -> None:
