@@ -186,28 +186,34 @@ class Forecast:
 
 
 class Outlook:
-    """A parent's view of the engine's work: what it has in flight, and a forecast over that."""
+    """A parent's view of the engine's work: what it has in flight, and a forecast over that.
+
+    What a request in flight costs is looked up once: a forecast must not take longer than an
+    answer that is refused because of it.
+    """
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._costs = Costs(())
         self._forecast = Forecast(CostTable(), capacity)
+        self._bias = 1.0
         self._requests: dict[int, Request] = {}
+        self._whole: dict[int, Load | None] = {}
         self._done: dict[int, float] = {}
 
     @property
     def costs(self) -> Costs:
-        """What the engine has measured."""
-        return self._costs
+        """What engines have measured."""
+        return Costs(self._forecast.table.all(), self._bias)
 
     def learn(self, costs: Costs) -> None:
-        """What the engine has measured, in the place of what it had."""
-        self._costs = costs
-        self._forecast = Forecast(CostTable(costs.costs), self._capacity)
+        """What an engine has measured; what another one had stays where this one has nothing."""
+        for cost in costs.costs:
+            self._forecast.table.put(cost)
+        self._bias = costs.bias
 
     def enter(self, number: int, request: Request) -> None:
         """A request is in flight."""
         self._requests[number], self._done[number] = request, 0.0
+        self._whole[number] = self._forecast.load(request)
 
     def progress(self, number: int, done: float) -> None:
         """The part of a request that is done, 0 … 1."""
@@ -215,8 +221,8 @@ class Outlook:
 
     def leave(self, number: int) -> None:
         """A request is no longer in flight."""
-        self._requests.pop(number, None)
-        self._done.pop(number, None)
+        for held in (self._requests, self._whole, self._done):
+            held.pop(number, None)
 
     def eta(self, request: Request) -> float | None:
         """Seconds that `request` would take if it came now; None where nothing is known of it."""
@@ -225,8 +231,8 @@ class Outlook:
             return None
         work = [(request, own)]
         for number, other in self._requests.items():
-            load = self._forecast.load(other)
+            load = self._whole[number] = self._whole[number] or self._forecast.load(other)
             if load is not None:
                 left = load.seconds * (1 - self._done[number])
                 work.append((other, load._replace(seconds=left)))
-        return self._forecast.etas(work, self._costs.bias)[0]
+        return self._forecast.etas(work, self._bias)[0]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import random
 import signal
 import sys
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from tests.service.engine.test_client import Watch, generate
 from unified_latents.service.engine.client import EngineClient
 from unified_latents.service.engine.seam import result
 from unified_latents.service.engine.spawn import EngineOptions
+from unified_latents.service.engine.tickets import Ticket
 
 HANGS, PARTS = 102, 104
 KILLS = 8
@@ -60,6 +64,31 @@ def test_an_engine_that_stops_while_it_loads_is_replaced(patience: float) -> Non
                 await asyncio.sleep(0.01)
         assert watch.deaths[0].reason == "hang"
         assert engine.ready is None
+        await engine.stop()
+
+    asyncio.run(run())
+
+
+def test_three_hundred_clients_that_leave_leave_nothing_behind() -> None:
+    """At any event, or before the first; among them some whose time is over at once."""
+
+    async def leave(engine: EngineClient, chance: random.Random) -> None:
+        label = chance.choice([0, HANGS])
+        timeout = chance.choice([None, 0.001])
+        async with aclosing(engine.submit(generate(label=label, timeout=timeout))) as events:
+            for _ in range(chance.randint(0, 1)):
+                await anext(events)
+
+    async def run() -> None:
+        watch, chance = Watch(), random.Random(11)
+        engine = EngineClient(replace(options(), hang=600.0, max_pending=1000), watch)
+        await engine.start()
+        await asyncio.wait_for(watch.ready.wait(), 120)
+        await asyncio.gather(*(leave(engine, chance) for _ in range(300)))
+        assert engine.status.in_flight == 0
+        assert (await result(engine, generate())).images is not None
+        gc.collect()
+        assert not [each for each in gc.get_objects() if type(each) is Ticket]
         await engine.stop()
 
     asyncio.run(run())

@@ -99,3 +99,14 @@ def test_a_parent_counts_what_is_in_flight_and_what_is_done_of_it() -> None:
     outlook.leave(1)
     outlook.leave(1)
     assert outlook.eta(ONE_STAGE) == 20.0
+
+
+def test_a_new_engine_that_knows_little_takes_nothing_away() -> None:
+    outlook = Outlook(32)
+    outlook.enter(1, ONE_STAGE)
+    outlook.learn(Costs((cost("base", 1, 1.0), cost("base", 32, 32.0))))
+    assert outlook.eta(ONE_STAGE) == 20.0
+    outlook.learn(Costs(()))
+    assert outlook.eta(ONE_STAGE) == 20.0
+    outlook.learn(Costs((cost("base", 1, 2.0), cost("base", 32, 64.0))))
+    assert outlook.costs.costs == (cost("base", 1, 2.0), cost("base", 32, 64.0))
