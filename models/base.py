@@ -27,7 +27,7 @@ from unified_latents.models.layers import (
     unpatchify,
 )
 from unified_latents.models.sampling import Denoiser, Prediction
-from unified_latents.models.transformer import Transformer
+from unified_latents.models.transformer import Tokens, Transformer
 from unified_latents.models.unified import antithetic
 
 
@@ -60,7 +60,7 @@ class BaseModel(nn.Module):
     `config.context` names, or none, which is the same as zeros.
     """
 
-    def __init__(self, config: BaseConfig) -> None:
+    def __init__(self, config: BaseConfig, text: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.config = config
         channels, grid = config.latent_shape[0], config.latent_shape[1:]
@@ -69,19 +69,19 @@ class BaseModel(nn.Module):
         self.grid = grid
         self.inner_grid = tuple(g // s for g, s in zip(grid, config.stride, strict=True))
         self.level = LevelEmbedding(inner.width)
-        self.label = nn.Embedding(config.classes + 1, inner.width)
+        self.label: nn.Module = nn.Embedding(config.classes + 1, inner.width)
         self.input = nn.Linear(channels, outer.width)
         self.context = nn.ModuleList(
             nn.Linear(known, outer.width, bias=False) for known in config.context
         )
         self.outer_positions = Positions(grid, outer.width, outer.head_dim)
         self.inner_positions = Positions(self.inner_grid, inner.width, inner.head_dim)
-        self.before = Transformer(outer, outer.depth // 2, inner.width)
+        self.before = Transformer(outer, outer.depth // 2, inner.width, text)
         self.merge = nn.Linear(merged, inner.width)
-        self.inner = Transformer(inner, inner.depth, inner.width)
+        self.inner = Transformer(inner, inner.depth, inner.width, text)
         self.split = nn.Linear(inner.width, merged)
         self.join = nn.Linear(2 * outer.width, outer.width)
-        self.after = Transformer(outer, outer.depth // 2, inner.width)
+        self.after = Transformer(outer, outer.depth // 2, inner.width, text)
         self.output = Output(outer.width, channels, inner.width)
 
     def forward(
@@ -91,17 +91,27 @@ class BaseModel(nn.Module):
         label: Int[Tensor, " n"],
         *context: Float[Tensor, "n k *g"],
     ) -> Float[Tensor, "n z *g"]:
-        c = F.silu(self.level(log_snr) + self.label(label))
+        return self.denoise(z_t, self.level(log_snr) + self.label(label), context)
+
+    def denoise(
+        self,
+        z_t: Float[Tensor, "n z *g"],
+        condition: Float[Tensor, "n e"],
+        context: tuple[Tensor, ...] = (),
+        tokens: tuple[Tokens, ...] = (),
+    ) -> Float[Tensor, "n z *g"]:
+        """v̂ under a vector of level and class or caption, and over further tokens."""
+        c = F.silu(condition)
         h = self.input(to_tokens(z_t)) + self.outer_positions()
         for layer, known in zip(self.context, context, strict=bool(context)):
             h = h + layer(to_tokens(known))
-        h = skip = self.before(h, c, self.outer_positions.angles)
+        h = skip = self.before(h, c, self.outer_positions.angles, *tokens)
         h = to_tokens(patchify(to_grid(h, self.grid), self.config.stride))
         h = self.merge(h) + self.inner_positions()
-        h = self.split(self.inner(h, c, self.inner_positions.angles))
+        h = self.split(self.inner(h, c, self.inner_positions.angles, *tokens))
         h = to_tokens(unpatchify(to_grid(h, self.inner_grid), self.config.stride))
         h = self.join(torch.cat((h, skip), -1))
-        h = self.after(h, c, self.outer_positions.angles)
+        h = self.after(h, c, self.outer_positions.angles, *tokens)
         return to_grid(self.output(h, c), self.grid)
 
     def losses(

@@ -177,3 +177,16 @@ class BaseConfig:
             all(g % s == 0 for g, s in zip(self.latent_shape[1:], self.stride, strict=True)),
             f"stride {self.stride} does not divide the latent grid {self.latent_shape[1:]}",
         )
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """What a text encoder gives: states of `width` for at most `length` tokens, `pooled` values."""
+
+    width: int
+    pooled: int
+    length: int
+
+    def __post_init__(self) -> None:
+        for name in ("width", "pooled", "length"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1")

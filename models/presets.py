@@ -17,6 +17,7 @@ from unified_latents.models.config import (
     BaseConfig,
     DecoderConfig,
     EncoderConfig,
+    TextConfig,
     TransformerConfig,
     UnifiedConfig,
 )
@@ -197,6 +198,27 @@ def paper_base(unified: UnifiedConfig, classes: int) -> BaseConfig:
 def paper_base_small(unified: UnifiedConfig, classes: int) -> BaseConfig:
     """A smaller one of ours, for the comparisons of capacity: [384, 768] × [4, 10]."""
     return _two_stage(unified, classes, "-small", (384, 768), (4, 10))
+
+
+CAPTIONS = TextConfig(width=384, pooled=384, length=64)
+"""The states of a small sentence encoder (MiniLM), for at most 64 tokens."""
+
+
+def text_bases(unified: UnifiedConfig) -> dict[int, BaseConfig]:
+    """GFLOP a pass → a text-to-image base model of about that; the paper has 100, 300 and 970.
+
+    It gives the budgets, not the widths and depths [C]: those here follow its class-conditional
+    base. Counted on 32×32×32 latents with all of `CAPTIONS`.
+    """
+    sizes = {
+        100: ((512, 1024), (6, 6)),
+        300: ((768, 1536), (6, 12)),
+        970: ((1024, 2048), (8, 26)),
+    }
+    return {
+        gflop: _two_stage(unified, 1, f"-text-{gflop}", widths, depths)
+        for gflop, (widths, depths) in sizes.items()
+    }
 
 
 def _two_stage(

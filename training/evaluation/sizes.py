@@ -13,7 +13,8 @@ from torch import nn
 
 from unified_latents.models import presets
 from unified_latents.models.base import BaseModel
-from unified_latents.models.config import BaseConfig, UnifiedConfig
+from unified_latents.models.config import BaseConfig, TextConfig, UnifiedConfig
+from unified_latents.models.text import Caption, TextBaseModel
 from unified_latents.models.unified import UnifiedLatents
 from unified_latents.training.flops import forward_flops
 
@@ -43,6 +44,20 @@ def sizes() -> Iterator[Size]:
         yield from unified_sizes(unified)
         for base in (presets.paper_base, presets.paper_base_small):
             yield base_size(base(unified, _CLASSES[unified.name]))
+    for text_base in presets.text_bases(presets.imagenet_512()).values():
+        yield text_size(text_base, presets.CAPTIONS)
+
+
+def text_size(config: BaseConfig, text: TextConfig) -> Size:
+    """A base model under captions of full length."""
+    with torch.device("meta"):
+        model = TextBaseModel(config, text).eval()
+        z, log_snr = torch.empty(1, *config.latent_shape), torch.empty(1)
+        states, pooled = torch.empty(1, text.length, text.width), torch.empty(1, text.pooled)
+        caption = Caption(states, pooled, torch.empty(1, text.length, dtype=torch.bool))
+    return _size(
+        config.name, "base", model, lambda: model(z, log_snr, caption), config.latent_shape
+    )
 
 
 def unified_sizes(config: UnifiedConfig) -> Iterator[Size]:

@@ -7,9 +7,16 @@ import sys
 import pytest
 
 from unified_latents.models.config import TransformerConfig
-from unified_latents.models.presets import fashion, imagenet_512, paper_base, small_base
+from unified_latents.models.presets import (
+    CAPTIONS,
+    fashion,
+    imagenet_512,
+    paper_base,
+    small_base,
+    text_bases,
+)
 from unified_latents.training import __main__ as commands
-from unified_latents.training.evaluation.sizes import base_size, unified_sizes
+from unified_latents.training.evaluation.sizes import base_size, text_size, unified_sizes
 
 
 def stack(tokens: int, config: TransformerConfig, depth: int, conditioning: int) -> int:
@@ -41,6 +48,23 @@ def test_a_base_model_by_hand(paper: bool) -> None:
     assert base_size(config).flops == want
 
 
+@pytest.mark.parametrize("gflop", [100, 300, 970])
+def test_a_text_base_by_hand(gflop: int) -> None:
+    """Within 3 % of the paper's budget; each block has the caption's keys and values too."""
+    config = text_bases(imagenet_512())[gflop]
+    o, i, z, t = config.outer.width, config.inner.width, 32, CAPTIONS
+    n, m = 32 * 32, 16 * 16
+    ends = n * z * o + 16 * n * o + 16 * m * i + 128 * i + i * i + i * 2 * o + n * o * z
+    joints = m * 4 * o * i * 2 + n * 2 * o * o
+    captions = (t.length * t.width + t.pooled) * i
+    want = 2 * (ends + joints + captions)
+    for tokens, stage in ((n, config.outer), (m, config.inner)):
+        beside = t.length * i * 2 * stage.width + 2 * tokens * t.length * stage.width
+        want += stack(tokens, stage, stage.depth, i) + 2 * stage.depth * beside
+    assert text_size(config, CAPTIONS).flops == want
+    assert want == pytest.approx(gflop * 1e9, rel=0.03)
+
+
 def test_the_command_names_every_network(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,5 +74,12 @@ def test_the_command_names_every_network(
         commands.main()
     assert not ended.value.code
     told = capsys.readouterr().out
-    for expected in ("imagenet-512-small", "kinetics-600", "32×32×32", "4×16×16×32", "1,259,920"):
+    for expected in (
+        "imagenet-512-small",
+        "imagenet-512-text-970",
+        "kinetics-600",
+        "32×32×32",
+        "4×16×16×32",
+        "1,259,920",
+    ):
         assert expected in told
