@@ -10,6 +10,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import cast
 
+import msgspec
 from fastapi import Request, Response
 
 from unified_latents.service.engine.messages import (
@@ -138,7 +139,7 @@ def render(call: Call, ready: Ready, done: Result) -> Response:
     """The answer that an engine's result makes; a function of its arguments alone."""
     message, choice = call.message, _choice(call)
     fit = FitReport.model_validate(call.fit) if call.fit else None
-    receipts = _receipts(call, ready, fit)
+    receipts = _receipts(call, ready, done, fit)
     if isinstance(message, Encode):
         if fit is None:
             raise TypeError("a call to encode says how its picture was fitted")
@@ -149,7 +150,7 @@ def render(call: Call, ready: Ready, done: Result) -> Response:
 
 def images(call: Call, ready: Ready, done: Result) -> list[Item]:
     """The pictures of a result with their receipts."""
-    receipts, choice = _receipts(call, ready), _choice(call)
+    receipts, choice = _receipts(call, ready, done), _choice(call)
     return envelope(receipts, _files(call.message, done, receipts.card, choice), choice).data
 
 
@@ -157,8 +158,10 @@ def _choice(call: Call) -> Choice:
     return Choice(cast(Format, call.format), call.bare)
 
 
-def _receipts(call: Call, ready: Ready, fit: FitReport | None = None) -> Receipts:
+def _receipts(call: Call, ready: Ready, done: Result, fit: FitReport | None = None) -> Receipts:
+    """Of the checkpoint that the result came from, which may have been replaced meanwhile."""
     card = next(card for card in ready.models if card.name == call.message.model)
+    card = msgspec.structs.replace(card, digest=done.model or card.digest)
     mode = fit.mode if fit else None
     return Receipts(ready, card, call.message, _choice(call).format, call.source, mode)
 

@@ -107,7 +107,7 @@ class Service:
                     async for event in events:
                         if isinstance(event, Progress):
                             entry.progress(event.done, event.steps)
-                        if isinstance(event, Result):
+                        if isinstance(event, Result) and event.model == card.digest:
                             await self.memory.keep(message, card, ready, event)
                         yield event
             except NotReadyError as error:

@@ -94,3 +94,16 @@ def test_what_is_wrong_before_is_an_answer_of_its_own(
     fake._max_pending = 0
     busy = client.post("/generate", json={**REQUEST, "stream": True})
     assert check_problem(busy, 503)["code"] == "busy"
+
+
+def test_a_receipt_names_the_checkpoint_that_the_result_came_from(
+    client: TestClient, fake: FakeEngine, ok: Ok
+) -> None:
+    """What was on its way when a model was replaced comes from the old one."""
+    before = dict(fake._models)
+    assert client.portal is not None
+    card = client.portal.call(fake.reload, "fake", "/new")
+    fake._models.update(before)
+    told = ok(client.post("/generate", json=REQUEST))
+    digests = {item["receipt"]["digest"] for item in told["data"]}
+    assert digests == {fake_card().digest} != {card.digest}
