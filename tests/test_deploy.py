@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
 from datetime import timedelta
@@ -10,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from unified_latents.service.__main__ import worker
 from unified_latents.service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -42,13 +44,31 @@ def settings(**variables: str) -> Settings:
     return Settings.model_validate({**values, "port": variables["PORT"]})
 
 
+def worker_port() -> int:
+    """Where a worker answers for itself if nobody says."""
+    port = inspect.signature(worker).parameters["port"].default
+    assert isinstance(port, int)
+    return port
+
+
+def test_jobs_have_one_store_and_a_worker() -> None:
+    services = read("compose.yaml")["services"]
+    urls = {services[name]["environment"]["REDIS_URL"] for name in ("ul", "worker")}
+    assert urls == {"redis://redis:6379/0"}
+    assert services["worker"]["command"] == ["worker"]
+    assert services["worker"]["volumes"] == services["ul"]["volumes"]
+    store = services["redis"]["command"]
+    assert store[store.index("--maxmemory-policy") + 1] == "noeviction"
+    assert store[store.index("--appendonly") + 1] == "yes"
+    assert f"127.0.0.1:{worker_port()}/readyz" in str(services["worker"]["healthcheck"]["test"])
+
+
 def test_prometheus_scrapes_the_service_of_the_compose_file() -> None:
     services = read("compose.yaml")["services"]
     (job,) = read("prometheus.yml")["scrape_configs"]
-    (target,) = job["static_configs"][0]["targets"]
-    host, port = target.split(":")
-    assert host in services
-    assert int(port) == PORT
+    targets = dict(target.split(":") for target in job["static_configs"][0]["targets"])
+    assert targets == {"ul": str(PORT), "worker": str(worker_port())}
+    assert set(targets) <= set(services)
     assert job["metrics_path"] == "/metrics"
 
 

@@ -21,6 +21,8 @@ from unified_latents.service.client.retry import Retries
 
 LATENT = "application/vnd.ul.latent+safetensors"
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
+_PATIENT = {"Prefer": "wait=600"}
+"""A clip, too, is waited for."""
 _POLL = 0.5
 """Seconds between two looks at a job where the service does not say."""
 
@@ -91,7 +93,7 @@ def problem(answer: Answer) -> ProblemError | UnreachableError:
 def generate(retries: Retries, label: str | int | None, **fields: Any) -> Dialogue[list[Picture]]:
     """POST /generate; a seed is drawn here, so that asking again asks for the same."""
     body = {"label": label, "seed": secrets.randbits(53), **_wire(_said(fields))}
-    answer = yield from asked(_post("/generate", body), retries)
+    answer = yield from asked(_post("/generate", body, _PATIENT), retries)
     return [Picture.of(item) for item in answer.json()["data"]]
 
 

@@ -56,13 +56,20 @@ from unified_latents.service.jobs.calls import Answer, Call
 
 
 async def reply(request: Request, call: Call) -> Response:
-    """The answer of a call, or the job that will have it where the client prefers that."""
-    if deferral.wanted(request):
+    """The answer of a call, or the job that will have it: where the client prefers that, and of a
+    new clip, which takes long, unless it would rather wait.
+    """
+    if deferral.wanted(request, slow=_is_new_clip(request, call)):
         return await deferral.defer(request, call)
     service = core.of(request)
     ready = service.ready()  # what runs is the model of now, whatever is swapped in meanwhile
     done = await service.run(request, call.message)
     return await service.in_thread(lambda: render(call, ready, done))
+
+
+def _is_new_clip(request: Request, call: Call) -> bool:
+    card = core.of(request).card(call.message.model)
+    return isinstance(call.message, Generate) and len(card.size) == 3
 
 
 async def answer_as_asked(

@@ -94,13 +94,13 @@ class Attempt:
             return kept
         call = await self._call()
         request = await self._resumed(call.message)
+        ready = self._bench.engine.ready  # as it is now, whatever is swapped in meanwhile
         telling = asyncio.create_task(self._report())
         try:
             result = await self._result(request)
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
-        ready = self._bench.engine.ready
         if ready is None:
             raise UnfinishedError("the engine is gone")
         answer = await asyncio.to_thread(self._bench.render, call, ready, result)

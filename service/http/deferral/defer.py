@@ -27,11 +27,15 @@ _POLL_MS = 500
 """After which a client that polls should look again."""
 
 
-def wanted(request: Request) -> bool:
-    """Whether the client would rather have a job than wait (RFC 7240)."""
+def wanted(request: Request, *, slow: bool = False) -> bool:
+    """Whether the client would rather have a job than wait (RFC 7240).
+
+    Of a `slow` call that is assumed where jobs run, unless `Prefer: wait` says otherwise.
+    """
     stated = ",".join(request.headers.getlist("prefer"))
-    tokens = (part.split(";")[0].strip().lower() for part in stated.split(","))
-    return "respond-async" in tokens
+    tokens = {re.split("[;=]", part)[0].strip().lower() for part in stated.split(",")}
+    jobs = core.of(request).jobs
+    return "respond-async" in tokens or (slow and "wait" not in tokens and bool(jobs and jobs.up))
 
 
 def jobs_of(request: Request) -> Jobs:

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from redis import Redis
 from starlette.testclient import TestClient
 
 from tests.service.jobs.conftest import Desk, Saying, start_store
-from unified_latents.service.engine.fake import FakeEngine
+from unified_latents.service.engine.fake import FakeEngine, fake_card
 from unified_latents.service.http.app import create_app
 from unified_latents.service.jobs.server import find_server
 
@@ -215,6 +216,23 @@ def test_a_job_that_failed_is_driven_again(
     again = check_problem(client.post(f"/admin{path}/redrive"), 409)
     assert again["code"] == "job_not_failed"
     assert client.post(f"/admin/jobs/job_{'0' * 32}/redrive").status_code == 404
+
+
+def test_a_new_clip_is_a_job_unless_it_is_waited_for(
+    open_desk: Callable[..., tuple[TestClient, FakeEngine]], tmp_path: Path, url: str
+) -> None:
+    film = msgspec.structs.replace(fake_card("film"), size=(4, 8, 8), latent_shape=(4, 1, 2, 2))
+    desk = Desk(url, tmp_path)
+    desk.engine._models = {"film": film}
+    app = create_app(desk.jobs._settings, desk.engine, desk.metrics, jobs=desk.jobs)
+    with TestClient(app) as client:
+        later = client.post("/generate", json=REQUEST)
+        assert later.status_code == 202
+        assert finished(client, later.headers["location"])["state"] == "succeeded"
+        waited = client.post("/generate", json=REQUEST, headers={"prefer": "wait=60"})
+        assert waited.status_code == 200
+        result = client.get(later.headers["location"] + "/result")
+        assert result.content == waited.content
 
 
 def test_pages(client: TestClient) -> None:
