@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from unified_latents.service.engine.messages import Ready
-from unified_latents.service.engine.seam import Death
-from unified_latents.service.engine.telemetry import Tick
+from unified_latents.service.engine.seam import Death, Status
+from unified_latents.service.engine.telemetry import PRIORITIES, StageName, Tick
 
 _REQUEST_BUCKETS = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5),
@@ -24,6 +25,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._status: Callable[[], Status] | None = None
         self._declare_http()
         self._declare_passes()
         self._declare_faults()
@@ -186,9 +188,20 @@ class Metrics:
             "ul_lease_lost_total", "Jobs that a worker had to let go.", registry=registry
         )
 
-    def follow_step_age(self, age: Callable[[], float]) -> None:
-        """Read the age of the last step from `age` whenever the metrics are read."""
-        self.step_age.set_function(age)
+    def follow(self, status: Callable[[], Status]) -> None:
+        """Read what an engine's status knows from it whenever the metrics are read."""
+        self._status = status
+        self.step_age.set_function(lambda: status().step_age)
+        self.drain.set_function(lambda: status().drain)
+
+    def exposition(self) -> bytes:
+        """All of them as text. With nothing in flight, no gauge keeps the last pass's word."""
+        if self._status is not None and not self._status().in_flight:
+            for stage in get_args(StageName):
+                self.inflight_rows.labels(stage).set(0)
+                for priority in PRIORITIES:
+                    self.queue_depth.labels(stage, priority).set(0)
+        return generate_latest(self.registry)
 
     def on_tick(self, tick: Tick) -> None:
         """One pass of the engine."""
@@ -208,7 +221,6 @@ class Metrics:
                 self.queue_depth.labels(name, priority).set(depth)
         for name, samples in tick.inflight.items():
             self.inflight_rows.labels(name).set(samples)
-        self.drain.set(tick.drain)
         for action, count in tick.out_of_memory.items():
             self.oom.labels(stage, action).inc(count)
         for outcome, count in tick.bisected.items():

@@ -58,7 +58,7 @@ def create_app(
         dependencies=[Depends(check_key)],
     )
     app.state.service = Service(settings, engine, metrics, ring or KeyRing(), jobs)
-    metrics.follow_step_age(lambda: engine.status.step_age)
+    metrics.follow(lambda: engine.status)
     for room in rooms:
         app.include_router(room.router)
     problems.install(app, {errors.PREFIX: errors.response})

@@ -58,6 +58,7 @@ async def replay(request: Request) -> Response:
     body = await bodies.read_files(request, ReplayRequest)
     receipt, ready = body.receipt, service.ready()
     card = by_digest(ready, receipt.digest)
+    _check_format(receipt, card)
     same = _same_numerics(receipt, ready)
     if not same and not body.tolerance:
         raise _numerics_mismatch(receipt, ready)
@@ -147,6 +148,17 @@ def _original(body: ReplayRequest) -> bytes | None:
     if hashlib.sha256(data).hexdigest() != body.receipt.sha256:
         raise invalid("original", "is not the file that the receipt is of", body.receipt.sha256)
     return data
+
+
+def _check_format(receipt: Receipt, card: ModelCard) -> None:
+    files = frames.formats(card, None)
+    known = {
+        "generate": (*files, "latents"),
+        "decode": files,
+        "encode": ("latents",),
+    }[receipt.operation]
+    if receipt.format not in known:
+        raise invalid("receipt.format", "is none of this model's", ", ".join(known))
 
 
 def _rerun(body: ReplayRequest, card: ModelCard, settings: Settings) -> Rerun:

@@ -4,7 +4,7 @@ from prometheus_client import generate_latest
 
 from unified_latents.service.engine.fake import fake_card
 from unified_latents.service.engine.messages import Ready
-from unified_latents.service.engine.seam import Death
+from unified_latents.service.engine.seam import Death, Status
 from unified_latents.service.engine.telemetry import Tick
 from unified_latents.service.metrics import Metrics
 
@@ -41,7 +41,6 @@ def test_a_tick_is_counted_by_stage_and_kind() -> None:
     assert value("ul_queue_wait_seconds_sum", {**stage, "priority": "high"}) == 0.5
     assert value("ul_queue_depth", {**stage, "priority": "high"}) == 4
     assert value("ul_queue_depth", {**stage, "priority": "normal"}) == 0
-    assert value("ul_drain_seconds") == 1.5
     assert value("ul_inflight_rows", stage) == 7
 
 
@@ -49,7 +48,7 @@ def test_ready_and_restart_show() -> None:
     metrics = Metrics()
     metrics.on_ready(Ready(1, (fake_card("m"),), "reference", "s", "f", "2", "cpu"))
     metrics.on_death(Death("hang", 3, 1, 2))
-    metrics.follow_step_age(lambda: 2.5)
+    metrics.follow(lambda: Status("ready", in_flight=1, step_age=2.5, drain=1.5))
     text = generate_latest(metrics.registry).decode()
     assert 'ul_canary_ok{model="m"} 1.0' in text
     assert 'ul_build_info{device="cpu"' in text
@@ -58,3 +57,17 @@ def test_ready_and_restart_show() -> None:
     assert "ul_engine_lost_total 1.0" in text
     assert "ul_engine_quarantined_total 2.0" in text
     assert "ul_last_step_age_seconds 2.5" in text
+    assert "ul_drain_seconds 1.5" in text
+
+
+def test_no_gauge_claims_work_that_is_gone() -> None:
+    metrics, in_flight = Metrics(), 1
+    metrics.follow(lambda: Status("ready", in_flight=in_flight))
+    metrics.on_tick(
+        Tick("base", 3, 3, 2, 0.01, {}, 1, {"base": 7}, {"base": {"high": 4}}, drain=1.5)
+    )
+    assert b'ul_inflight_rows{stage="base"} 7.0' in metrics.exposition()
+    in_flight = 0
+    text = metrics.exposition()
+    assert b'ul_inflight_rows{stage="base"} 0.0' in text
+    assert b'ul_queue_depth{priority="high",stage="base"} 0.0' in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from typing import Annotated
@@ -37,6 +38,8 @@ from unified_latents.service.jobs.runtime import Jobs, Options
 _CHUNK = 2**20
 _QUIET = 1.0
 """Seconds without an event after which the job itself is looked at."""
+_EVENT = re.compile(r"[0-9]{1,15}(-[0-9]{1,15})?")
+"""The id of an event in a Redis stream."""
 _LAST = "end"
 """The id of a stream's last event: who comes back with it has seen it all."""
 
@@ -110,7 +113,7 @@ async def events(request: Request, identity: str) -> Response:
     after = request.headers.get("last-event-id", "0")
     if after == _LAST:
         return Response(status_code=204)
-    if not after.replace("-", "", 1).isdigit() or len(after) > 40:
+    if not _EVENT.fullmatch(after):
         after = "0"
     await _find(request, identity)
     stream = _stream(jobs_of(request), identity, owner_of(request), after)

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from unified_latents.service.engine.messages import ModelCard, Ready
 from unified_latents.service.http import core
@@ -98,8 +98,7 @@ async def readyz(request: Request, need: Literal["jobs"] | None = None) -> Healt
 )
 async def metrics(request: Request) -> Response:
     """The text format that Prometheus scrapes."""
-    registry = core.of(request).metrics.registry
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(core.of(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/", include_in_schema=False, openapi_extra=needs(OPEN))

@@ -146,3 +146,14 @@ def test_a_clip_is_replayed_from_its_frames(http: TestClient, check_problem: Che
     assert http.post("/replay", json=other).status_code == 200
     wrong = {"receipt": item["receipt"], "input": base64_of(film(1) + b"")}
     check_problem(http.post("/replay", json=wrong), 422, "frames")
+
+
+@pytest.mark.parametrize(("model", "format"), [("fake", "apng"), ("film", "png")])
+def test_a_receipt_with_another_format_is_refused_before_it_is_run(
+    http: TestClient, engine: FakeEngine, check_problem: Check, model: str, format: str
+) -> None:
+    [item] = ask(http, model=model).json()["data"]
+    ran = len(engine.requests)
+    answer = http.post("/replay", json={"receipt": item["receipt"] | {"format": format}})
+    check_problem(answer, 422, "receipt.format")
+    assert len(engine.requests) == ran
