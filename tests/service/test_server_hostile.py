@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.service.corpus import bodies, latents, pictures
+from tests.service.corpus import bodies, latents, pictures, routes
 from tests.service.corpus.wire import CLOSED, Case, Reply, send
 
 MAX_BODY = 4 * 2**20
@@ -46,6 +46,7 @@ def corpus(space: str) -> dict[str, Case]:
             pictures.cases(),
             latents.cases(space),
             bodies.cases(MAX_BODY),
+            routes.cases(),
         )
         for each in part
     )

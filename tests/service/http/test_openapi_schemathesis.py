@@ -17,7 +17,7 @@ from unified_latents.service.keys import SCOPES, KeyRing, create
 from unified_latents.service.metrics import Metrics
 from unified_latents.service.settings import Settings
 
-EXAMPLES = 60
+EXAMPLES = 20
 SECRET, KEY = create("everything", SCOPES)
 
 
