@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from unified_latents.service.settings import Settings
 
 _MAX_HEAD = 32 * 2**10
 """Bytes of a request's line and headers, of a chunk's head, of trailers."""
+_OTHER_FILES = 256
+"""Descriptors that are not clients' connections: the job store's, objects, the engine's pipes."""
 _POLL = 0.05
 _LAST_ANSWERS = 5
 """Seconds in which answers are written out after the engine has ended."""
@@ -144,6 +147,28 @@ def engine_options(settings: Settings) -> EngineOptions:
     )
 
 
+def room_for(connections: int) -> int:
+    """How many of them the process has descriptors for; its soft limit is raised as needed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return connections
+    return max(1, min(connections, soft - _OTHER_FILES))
+
+
+def _protocol(settings: Settings) -> partial[Connection]:
+    """What speaks with each client."""
+    return partial(
+        Connection,
+        stall=settings.stall,
+        read_timeout=settings.read_timeout,
+        limit=room_for(settings.max_connections),
+    )
+
+
 def serve(settings: Settings, ring: KeyRing, *, worker: bool = False) -> bool:
     """Serve until a signal; whether it ever started. Call it from the main thread.
 
@@ -162,7 +187,7 @@ def serve(settings: Settings, ring: KeyRing, *, worker: bool = False) -> bool:
         host=settings.host,
         port=settings.port,
         # h11 is the one that bounds a request's head; httptools keeps whatever is sent
-        http=partial(Connection, stall=settings.stall),  # type: ignore[arg-type]
+        http=_protocol(settings),  # type: ignore[arg-type]
         h11_max_incomplete_event_size=_MAX_HEAD,
         access_log=False,
         log_config=None,

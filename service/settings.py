@@ -80,6 +80,10 @@ class Settings(BaseSettings):
     """Seconds of silence in a stream of events after which a comment is sent."""
     stall: float = Field(default=30.0, gt=0)
     """Seconds in which a client must read something of what waits for it, or it is dropped."""
+    read_timeout: float = Field(default=30.0, gt=0)
+    """Seconds in which a client must send a request's head, and each next part of its body."""
+    max_connections: int = Field(default=1024, ge=1)
+    """Clients at once; one more is told to come back. Fewer where files are limited to fewer."""
     hang: float = Field(default=30.0, ge=1.0)
     """Seconds without a pass, or a sign of life, after which the engine is replaced."""
     patience: float = Field(default=300.0, ge=1.0)

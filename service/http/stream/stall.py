@@ -1,28 +1,68 @@
-"""A connection whose client stops reading is ended; its request is cancelled as if it had left."""
+"""Connections that would stay for ever: of clients that stop reading, or never finish a request.
+
+They are ended, and their request is cancelled as if they had left. There are at most so many.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _ROUNDS = 4
 """A stall is noticed within so much of its length."""
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nretry-after-ms: 1000\r\n"
+    b"x-should-retry: true\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+)
 
 
 class Connection(H11Protocol):
     """uvicorn's, that waits `stall` seconds for a client to take anything at all, and no longer.
 
-    Whoever reads slowly is left in peace: only a buffer that has not shrunk is a stall.
+    Whoever reads slowly is left in peace: only a buffer that has not shrunk is a stall. A request's
+    head must be there within `read_timeout` seconds, and its body may not pause for longer; while
+    an answer is being made or written, nothing is awaited. Beyond `limit` connections, one more
+    is told to come back.
     """
 
-    def __init__(self, *arguments: Any, stall: float, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, stall: float, read_timeout: float, limit: int, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self._stall = stall
+        self._read_timeout = read_timeout
+        self._limit = limit
         self._round: asyncio.TimerHandle | None = None
         self._unread = 0
         self._rounds = 0
+        self._patience: asyncio.TimerHandle | None = None
+        self._in_head = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come."""
+        stream = cast(asyncio.Transport, transport)
+        if len(self.connections) >= self._limit:
+            self.transport = stream
+            stream.write(_FULL)
+            stream.close()
+            return
+        super().connection_made(stream)
+        self._await()
+
+    def data_received(self, data: bytes) -> None:
+        """Some of a request, or of several."""
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        self._await()
+
+    def on_response_complete(self) -> None:
+        """The client may ask for something else, or has yet to finish what it sent."""
+        super().on_response_complete()
+        self._await()
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
@@ -37,7 +77,35 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         self._end()
+        self._await_nothing()
         super().connection_lost(exc)
+
+    def _await(self) -> None:
+        """What is owed now: all of a head in one time, more of a body, or nothing."""
+        state, in_head = self.conn.their_state, self._in_head
+        if state is h11.IDLE and in_head:
+            return
+        self._await_nothing()
+        if state not in (h11.IDLE, h11.SEND_BODY) or self not in self.connections:
+            return
+        self._in_head = state is h11.IDLE
+        self._patience = self.loop.call_later(self._read_timeout, self._give_up)
+
+    def _await_nothing(self) -> None:
+        self._in_head = False
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        in_head, cycle = self._in_head, self.cycle
+        self._await_nothing()
+        answering = not in_head and cycle.response_started and not cycle.response_complete
+        paused = not in_head and (self.flow.read_paused or cycle.waiting_for_100_continue)
+        if answering or paused:
+            self._await()
+        else:
+            self.transport.abort()
 
     def _begin(self) -> None:
         self._rounds, self._unread = 0, self.transport.get_write_buffer_size()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from functools import partial
+from typing import Any
 
 import msgspec
 import uvicorn
@@ -26,6 +27,14 @@ def _post(body: bytes) -> bytes:
     return f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+def _protocol(
+    config: uvicorn.Config, stall: float = 30.0, read_timeout: float = 30.0, limit: int = 1024
+) -> partial[Connection]:
+    """What `server.py` gives uvicorn, for one server."""
+    limits: dict[str, Any] = {"stall": stall, "read_timeout": read_timeout, "limit": limit}
+    return partial(Connection, config=config, server_state=ServerState(), app_state={}, **limits)
+
+
 def test_a_client_that_never_reads_is_dropped_and_blocks_nobody() -> None:
     async def run() -> None:
         engine, loop = FakeEngine(LARGE), asyncio.get_running_loop()
@@ -34,9 +43,7 @@ def test_a_client_that_never_reads_is_dropped_and_blocks_nobody() -> None:
         config = uvicorn.Config(app, http="h11", log_config=None)
         config.load()
         await engine.start()
-        protocol = partial(
-            Connection, config=config, server_state=ServerState(), app_state={}, stall=STALL
-        )
+        protocol = _protocol(config, stall=STALL)
         server = await loop.create_server(protocol, "127.0.0.1")
         address = server.sockets[0].getsockname()
         deaf = socket.socket()
@@ -91,7 +98,7 @@ def test_a_slow_reader_is_left_in_peace() -> None:
     async def run(shrinks: bool) -> bool:
         config = uvicorn.Config(app, http="h11", log_config=None)
         config.load()
-        connection = Connection(config=config, server_state=ServerState(), app_state={}, stall=0.08)
+        connection = _protocol(config, stall=0.08)()
         buffer = Buffer()
         connection.transport = buffer  # type: ignore[assignment]
         connection._begin()
