@@ -102,8 +102,11 @@ def read(identity: str, fields: Mapping[str, str], state: str, *, locked: bool, 
     cancelling = "ul:cancel" in fields
     said = fields.get("failedReason", "") if state == "failed" else ""
     progress = progress_of(fields)
-    reason = _reason(said or fields.get("defa", ""), progress) if state == "failed" else None
+    failing = fields.get("defa", "")
+    reason = _reason(said or failing, progress) if state == "failed" else None
     shown = _shown(state, reason)
+    # the worker that only records the end of a job that others died of has not tried it
+    buried = said.startswith(STALLED) or (state == "active" and bool(failing))
     free = state not in ("completed", "failed") and not (state == "active" and locked)
     if free and (cancelling or _late(spec, since, now)):
         reason = refusal(cancelled=cancelling)
@@ -119,7 +122,7 @@ def read(identity: str, fields: Mapping[str, str], state: str, *, locked: bool, 
         since=since,
         started=_seconds(fields.get("processedOn")),
         finished=_seconds(fields.get("finishedOn")) if shown in FINISHED else None,
-        attempts=failures(fields) + (shown == "running") - ("defa" in fields),
+        attempts=failures(fields) + (shown == "running") - buried,
         cancelling=cancelling and shown == "running",
         reason=reason,
         outcome=msgspec.json.decode(outcome, type=Outcome) if outcome else None,

@@ -163,7 +163,8 @@ def test_a_frozen_worker_cannot_write_what_another_has_ended(shop: Shop) -> None
         first.process.send_signal(signal.SIGSTOP)
         await asyncio.to_thread(shop.hire)
         ended = await shop.end(identity)
-        assert (ended.state, ended.attempts) == ("succeeded", 2)
+        assert ended.state == "succeeded"
+        assert ended.attempts >= 2
         first.process.send_signal(signal.SIGCONT)
         await shop.until(identity, lambda job: metric(first, "ul_lease_lost_total") > 0)
         after = await shop.end(identity)

@@ -66,7 +66,7 @@ def test_reasons_keep_their_code() -> None:
 
 def test_a_poison_job_names_where_it_was() -> None:
     progress = msgspec.json.encode(Progress(12, 50, "decode")).decode()
-    fields = {**FIELDS, "failedReason": STALLED, "progress": progress, "stc": "3", "defa": STALLED}
+    fields = {**FIELDS, "failedReason": STALLED, "progress": progress, "stc": "3"}
     job = read("job_1", {**fields, "atm": "1"}, "failed", locked=False, now=1001.0)
     assert job.reason is not None
     assert job.reason.code == "workers_lost"
