@@ -64,9 +64,10 @@ class Loop:
         self._send = send
         self._clock = clock
         self._jobs: dict[int, Job] = {}
-        self._scheduler: Scheduler[Sample] = Scheduler(max_rows)
+        self._costs = costs or CostModel("")
+        self._scheduler: Scheduler[Sample] = Scheduler(max_rows, self._cost)
         self._numerics = numerics
-        self._ledger = Ledger(costs or CostModel(""), max_rows, clock())
+        self._ledger = Ledger(self._costs, max_rows, clock())
 
     @property
     def busy(self) -> bool:
@@ -176,6 +177,12 @@ class Loop:
             request = report.outcomes[0].sample.job.request
             key = Key(request.model, request.strict, group.stage)
             self._ledger.observe(key, report.rows.total(), seconds)
+
+    def _cost(self, group: Group, rows: int) -> float | None:
+        name = next(
+            (each.card.name for each in self._models.values() if each.key == group.model), ""
+        )
+        return self._costs.table.seconds(Key(name, group.strict, group.stage), rows)
 
     def _settle(self, report: Report) -> dict[int, Job]:
         """Move every sample on; the jobs that got further."""

@@ -12,7 +12,8 @@ never held back to wait for company.
 by earliest deadline, then by arrival. Samples of a request with a deadline of its own do not queue
 behind each other; one without is due a minute after it came, and later by ten seconds for every ten
 that it was served: long requests share, short ones finish in order. What does not fit into the row
-budget is passed over for what does.
+budget is passed over for what does. Worse classes fill a pass only while it costs little more than
+the best one's samples alone would.
 
 Waiting raises a request's class, one for every `AGEING` seconds in which no pass served it, so that
 nobody starves behind a better class.
@@ -21,7 +22,7 @@ nobody starves behind a better class.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -35,6 +36,8 @@ RECOVERY = 60.0
 """Seconds after which a budget that memory has cut is whole again."""
 _LOOK = 8
 """A pass is filled from so many times its rows of the samples in order, not from all that wait."""
+SLACK = 1.5
+"""How many times what it would cost alone a pass of the best class may cost with others in it."""
 _WEIGHT = 4.0
 """How many times the share of one class is the next one's."""
 
@@ -92,8 +95,12 @@ class Claim:
 class Scheduler(Generic[T]):
     """Samples waiting for their next pass, by group and owner, in order of arrival."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(
+        self, capacity: int, cost: Callable[[Group, int], float | None] = lambda group, rows: None
+    ) -> None:
+        """`cost`: seconds of a pass of so many rows; None where nothing is known."""
         self._capacity = capacity
+        self._cost = cost
         self._claims: dict[int, Claim] = {}
         self._groups: dict[Group, dict[int, list[T]]] = {}
         self._charged: dict[Group, float] = {}
@@ -148,8 +155,16 @@ class Scheduler(Generic[T]):
         owners = self._groups[group] = self._groups.pop(group)  # equals take turns
         budget = free = self._budget(group, now)
         picked: list[T] = []
-        for seen, item in enumerate(self._order(owners, now)):
+        best: float | None = None
+        for seen, (level, item) in enumerate(self._order(owners, now)):
             rows = item.rows
+            if best is None:
+                best = level
+            elif level > best:
+                free -= budget - self._filled(group, budget - free, budget)
+                best = len(PRIORITIES)
+                if free <= 0:
+                    break
             if rows <= free or not picked:
                 picked.append(item)
                 free -= rows
@@ -170,6 +185,15 @@ class Scheduler(Generic[T]):
         """Memory did not hold a pass: at most `rows` (≥ 1) rows of this group for a while."""
         self._cut[group] = max(1, rows), now + RECOVERY
 
+    def _filled(self, group: Group, rows: int, budget: int) -> int:
+        """How wide a pass may be whose best class fills `rows` of it."""
+        alone = self._cost(group, rows)
+        if alone is None:
+            return budget
+        widths = range(budget, rows, -1)
+        costs = ((width, self._cost(group, width)) for width in widths)
+        return next((w for w, cost in costs if cost is None or cost <= SLACK * alone), rows)
+
     def _budget(self, group: Group, now: float) -> int:
         rows, until = self._cut.get(group, (self._capacity, now))
         if group in self._cut and now >= until:
@@ -177,10 +201,11 @@ class Scheduler(Generic[T]):
             return self._capacity
         return min(rows, self._capacity)
 
-    def _order(self, owners: dict[int, list[T]], now: float) -> Iterator[T]:
+    def _order(self, owners: dict[int, list[T]], now: float) -> Iterator[tuple[float, T]]:
+        """Each sample and its class."""
         queues = [self._queue(owner, items, now) for owner, items in owners.items()]
-        for _, item in heapq.merge(*queues, key=lambda entry: entry[0]):
-            yield item
+        for place, item in heapq.merge(*queues, key=lambda entry: entry[0]):
+            yield place[0], item
 
     def _queue(
         self, owner: int, items: list[T], now: float

@@ -97,6 +97,21 @@ def test_classes_go_in_order() -> None:
     assert names(scheduler(crowd, 2).pick(0.0)) == ["2.0", "1.0"]
 
 
+def test_worse_classes_fill_a_pass_only_while_that_is_cheap() -> None:
+    crowd = [Waiting("low", rows=[1] * 20), Waiting("high", rows=[1, 1])]
+    dear = Scheduler[Thing](16, lambda group, rows: 0.2 + 0.1 * rows)
+    flat = Scheduler[Thing](16, lambda group, rows: 1.0)
+    for made in (dear, flat):
+        for number, each in enumerate(crowd):
+            made.enter(number, each.claim)
+            for i, rows in enumerate(each.rows):
+                made.add(number, Thing(f"{number}.{i}", rows))
+    assert names(dear.pick(0.0)) == ["1.0", "1.1", "0.0", "0.1"]
+    assert len(flat.pick(0.0)) == 16
+    dear.drop(1)
+    assert len(dear.pick(0.0)) == 16
+
+
 def test_waiting_raises_a_request_and_being_served_does_not() -> None:
     waiting, served = Claim("low", 0.0), Claim("low", 0.0, served=AGEING)
     assert [waiting.level(AGEING * k) for k in (0, 1, 2, 9)] == [2, 1, 0, 0]
