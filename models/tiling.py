@@ -14,8 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unified_latents.models.sampling import Denoiser
-
 
 def starts(total: int, length: int, overlap: int) -> list[int]:
     """Where windows of `length` begin, so that they cover `total`; neighbours share ≥ `overlap`.
@@ -41,7 +39,7 @@ def windowed(
     z_0: Float[Tensor, "n z l h w"],
     length: int,
     overlap: int,
-) -> Denoiser:
+) -> Callable[[Tensor, Tensor], Tensor]:
     """The denoiser of a whole clip from `decode(x_t, λ, z_0)`, which takes `length` latent frames.
 
     `overlap` is in latent frames too. With `length` = l it is `decode` itself.

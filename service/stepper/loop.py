@@ -179,9 +179,7 @@ class Loop:
             self._ledger.observe(key, report.rows.total(), seconds)
 
     def _cost(self, group: Group, rows: int) -> float | None:
-        name = next(
-            (each.card.name for each in self._models.values() if each.key == group.model), ""
-        )
+        name = group.model.rpartition("@")[0]
         return self._costs.table.seconds(Key(name, group.strict, group.stage), rows)
 
     def _settle(self, report: Report) -> dict[int, Job]:
