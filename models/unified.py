@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from unified_latents.kernels.dispatch import diffuse as keyed_diffuse
 from unified_latents.kernels.noise import Keys
-from unified_latents.models import frames
+from unified_latents.models.clips import frames
+from unified_latents.models.clips.frames import Contexts
 from unified_latents.models.config import UnifiedConfig
 from unified_latents.models.decoder import Decoder
 from unified_latents.models.diffusion import (
@@ -24,7 +25,6 @@ from unified_latents.models.diffusion import (
     per_sample,
 )
 from unified_latents.models.encoder import Encoder
-from unified_latents.models.frames import Contexts
 from unified_latents.models.objective.terms import UNIFIED, Bound, scale_gradient
 from unified_latents.models.prior import Prior
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from unified_latents.models import sampling
 from unified_latents.models.base import BaseModel, guided
 from unified_latents.models.bitrate import bitrate
-from unified_latents.models.frames import NOTHING, Contexts
+from unified_latents.models.clips.frames import NOTHING, Contexts
 from unified_latents.models.manifest import Defaults
 from unified_latents.models.pixels import from_unit, to_unit
 from unified_latents.models.sampling import NoiseKeys, Stage

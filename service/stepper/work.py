@@ -16,7 +16,7 @@ from torch import Tensor
 from unified_latents.kernels.dispatch import normal
 from unified_latents.kernels.noise import Keys
 from unified_latents.models import sampling
-from unified_latents.models.frames import NOTHING, Contexts
+from unified_latents.models.clips.frames import NOTHING, Contexts
 from unified_latents.models.pixels import to_unit
 from unified_latents.models.sampling import NoiseKeys, Plan, Stage, State
 from unified_latents.service.engine.forecast import Load, legs, samples

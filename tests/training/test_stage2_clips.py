@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from tests.training.clips import stage1_of_clips, stage2_of_clips
-from unified_latents.models import checkpoint, frames
+from unified_latents.models import checkpoint
 from unified_latents.models.base import BaseDraws
+from unified_latents.models.clips import frames
 from unified_latents.models.pixels import to_unit
 from unified_latents.training import latents
 from unified_latents.training.data.sets import DataSet, load

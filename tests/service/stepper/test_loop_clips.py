@@ -11,7 +11,7 @@ import torch
 
 from tests.service.stepper.test_loop import generate, results, run, tensor
 from unified_latents.models.base import guided
-from unified_latents.models.frames import NOTHING
+from unified_latents.models.clips.frames import NOTHING
 from unified_latents.models.pixels import from_unit, to_unit
 from unified_latents.models.sampling import NoiseKeys, Stage, plan, sample
 from unified_latents.service.engine.messages import Array, Checkpoint, Encode, Generate, Trajectory

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.models.conftest import Awaken
+from unified_latents.models.clips.tiling import ramp, starts, windowed
 from unified_latents.models.config import EncoderConfig, UnifiedConfig
 from unified_latents.models.sampling import NoiseKeys, Stage, plan, sample
-from unified_latents.models.tiling import ramp, starts, windowed
 from unified_latents.models.unified import UnifiedLatents
 
 

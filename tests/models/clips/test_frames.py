@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from tests.models.conftest import Awaken
-from unified_latents.models import frames
 from unified_latents.models.base import BaseModel, guided
+from unified_latents.models.clips import frames
 from unified_latents.models.config import BaseConfig, EncoderConfig, UnifiedConfig
+from unified_latents.models.sampling import combined
 from unified_latents.models.unified import Draws, UnifiedLatents
 
 
@@ -118,7 +119,7 @@ def test_guidance_leads_away_from_the_null_class_with_nothing_known(
     base, z = awaken(BaseModel(clips_base)), torch.randn(2, *clips.latent_shape)
     log_snr, label = torch.zeros(2), torch.tensor([0, 2])
     known = torch.randn(2, *clips.latent_context, *clips.grid)
-    got = guided(base, label, 3.0, context=(known,))(z, log_snr)
+    got = combined(guided(base, label, 3.0, context=(known,))(z, log_snr))
     null = torch.full_like(label, clips_base.classes)
     conditional, unconditional = base(z, log_snr, label, known), base(z, log_snr, null)
     want = unconditional + 3 * (conditional - unconditional)
