@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.14 python3.13 python3.12 p
 UL_DATA ?= .data
 UL_RUNS ?= .runs
 
-.PHONY: help venv serve test lint format fault-long bench-train bench-sample bench-serve bench-overload train-demo train-video lock clean
+.PHONY: help venv serve test lint format proto fault-long bench-train bench-sample bench-serve bench-overload train-demo train-video lock clean
 
 help:
 	@echo 'make serve         the service on http://127.0.0.1:$${PORT:-8000}'
@@ -22,6 +22,7 @@ help:
 	@echo 'make lint          ruff, mypy --strict, import contracts'
 	@echo 'make format        rewrite the tree the way lint wants it'
 	@echo 'make fault-long    every fault of workers, their engines and the store, on real processes'
+	@echo 'make proto         what service/rpc/proto/ul.proto generates'
 	@echo 'make train-demo    train the Fashion-MNIST demo model from nothing, into $(UL_RUNS)'
 	@echo 'make train-video   train the demo of clips, moving sprites, likewise'
 	@echo 'make bench-train   images a second and FLOP utilisation of a training step'
@@ -53,6 +54,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The package's own paths, so that the generated imports are the package's own too.
+proto: $(READY)
+	$(BIN)/python -m grpc_tools.protoc -I.import --python_out=.import --pyi_out=.import \
+		--grpc_python_out=.import .import/unified_latents/service/rpc/proto/ul.proto
 
 format: $(READY)
 	$(BIN)/ruff check --fix

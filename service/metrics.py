@@ -57,6 +57,10 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.rpc_requests = Counter(
+            "ul_grpc_requests_total", "Calls ended.", ["method", "code"], registry=self.registry
+        )
+
     def _declare_passes(self) -> None:
         registry = self.registry
         self.queue_wait = Histogram(
@@ -202,6 +206,12 @@ class Metrics:
                 for priority in PRIORITIES:
                     self.queue_depth.labels(stage, priority).set(0)
         return generate_latest(self.registry)
+
+    def on_rpc(self, method: str, code: str, seconds: float) -> None:
+        """A gRPC call that has ended, by the name of its status."""
+        self.rpc_requests.labels(method, code).inc()
+        outcomes = {"OK": "ok", "CANCELLED": "disconnected"}
+        self.request_duration.labels(f"grpc:{method}", outcomes.get(code, "error")).observe(seconds)
 
     def on_tick(self, tick: Tick) -> None:
         """One pass of the engine."""

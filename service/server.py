@@ -27,6 +27,7 @@ from unified_latents.service.http.stream.stall import Connection
 from unified_latents.service.jobs.runtime import Jobs
 from unified_latents.service.keys import KeyRing
 from unified_latents.service.metrics import Metrics
+from unified_latents.service.rpc.server import RpcServer
 from unified_latents.service.settings import Settings
 
 _MAX_HEAD = 32 * 2**10
@@ -74,9 +75,12 @@ class Server(uvicorn.Server):
     flight has been answered or `grace` is over; a second signal ends the wait.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, rpc: RpcServer | None = None
+    ) -> None:
         super().__init__(config)
         self._service = service
+        self._rpc = rpc
         self._drain: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
 
@@ -118,13 +122,37 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Say where, once the port is bound: it may have been 0."""
+        """Say where, once the ports are bound: they may have been 0."""
+        if not await self._start_rpc():
+            self.should_exit = True
+            return
         await super().startup(sockets=sockets)  # type: ignore[arg-type]
+        if self._rpc is not None and not self.started:
+            await self._rpc.stop(0)
         for bound in self.servers:
             for listener in bound.sockets:
                 host, port = listener.getsockname()[:2]
                 host = f"[{host}]" if ":" in host else host
                 log.info("listening on http://%s:%d (docs: /docs)", host, port)
+
+    async def _start_rpc(self) -> bool:
+        """Before HTTP, whose start brings up the engine: a taken port is found out first."""
+        if self._rpc is None:
+            return True
+        host, port = self.config.host, self._service.settings.grpc_port or 0
+        try:
+            bound = await self._rpc.start(host, port)
+        except RuntimeError:
+            log.error("gRPC cannot listen on %s port %d", host, port)
+            return False
+        log.info("gRPC on %s port %d", host, bound)
+        return True
+
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Let both kinds of answers be written out."""
+        if self._rpc is not None:
+            await self._rpc.stop(_LAST_ANSWERS)
+        await super().shutdown(sockets=sockets)  # type: ignore[arg-type]
 
 
 async def drained(engine: Engine, hurry: asyncio.Event, jobs: Jobs | None = None) -> None:
@@ -194,7 +222,9 @@ def serve(settings: Settings, ring: KeyRing, *, worker: bool = False) -> bool:
         server_header=False,
         timeout_graceful_shutdown=_LAST_ANSWERS,
     )
-    server = Server(config, app.state.service)
+    silent = worker or settings.grpc_port is None
+    rpc = None if silent else RpcServer(app.state.service)
+    server = Server(config, app.state.service, rpc)
     names = ", ".join(f"{name} ({path})" for name, path in settings.served.items())
     log.info("loading %s; state in %s", names, settings.home)
     asyncio.run(server.serve())

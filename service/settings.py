@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     port: int = Field(
         default=8000, ge=0, le=65535, validation_alias=AliasChoices("PORT", "UL_PORT")
     )
+    grpc_port: int | None = Field(default=None, ge=0, le=65535)
+    """Of gRPC, at the same address; none: it is not served."""
     home: Path = Field(default_factory=state_folder)
     models: Annotated[dict[str, str], NoDecode] = {}
     """Name → checkpoint folder; empty: the shipped model."""

@@ -19,7 +19,8 @@ EXTRAS = {"kernels": [], "models": [], "training": ["train"], "service": ["serve
 """What each folder may import beyond the core."""
 
 NEVER_IMPORTED = {
-    *("build", "import-linter", "mypy", "ruff", "setuptools"),  # tools
+    *("build", "grpcio-tools", "import-linter", "mypy", "ruff", "setuptools"),  # tools
+    *("types-grpcio", "types-grpcio-health-checking", "types-grpcio-reflection", "types-protobuf"),
     *("pytest-timeout", "pytest-xdist"),  # pytest loads its plugins itself
     "beartype",  # pytest's jaxtyping option names it
     "python-multipart",  # FastAPI looks for it when it reads a form

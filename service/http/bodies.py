@@ -86,7 +86,7 @@ async def read_image(request: Request) -> bytes:
         return from_base64("image", _with_files(await request.body(), EncodeBody).image)
     if kind == FORM:
         return await _form_image(request)
-    return _present(await request.body())
+    return present(await request.body())
 
 
 def _too_long() -> Problem:
@@ -111,7 +111,7 @@ async def _only_file(request: Request) -> bytes:
         part = form["image"]
         if not isinstance(part, UploadFile):
             raise invalid("image", "must be a file")
-        return _present(await part.read())
+        return present(await part.read())
 
 
 async def read_latent(request: Request) -> bytes:
@@ -123,12 +123,13 @@ async def read_latent(request: Request) -> bytes:
 def from_base64(field: str, text: str) -> bytes:
     """Standard base64, nothing else in it."""
     try:
-        return _present(base64.b64decode(text, validate=True), field)
+        return present(base64.b64decode(text, validate=True), field)
     except (binascii.Error, ValueError) as error:
         raise invalid(field, "is not base64") from error
 
 
-def _present(data: bytes, field: str = "image") -> bytes:
+def present(data: bytes, field: str = "image") -> bytes:
+    """The bytes of a field that must have some."""
     if not data:
         raise invalid(field, "is empty")
     return data

@@ -64,6 +64,13 @@ class Service:
             raise unavailable("not_ready", f"the engine is {self.engine.status.state}")
         return self.engine.ready
 
+    @property
+    def serving(self) -> bool:
+        """Whether a request would be answered, by models that reproduced their recorded runs."""
+        if self.draining or self.engine.status.state != "ready":
+            return False
+        return all(card.canary.ok for card in self.ready().models)
+
     def card(self, name: str | None) -> ModelCard:
         """A model by name, or the first one; a 404 for another name."""
         models = self.ready().models
@@ -118,8 +125,14 @@ class Service:
         self, request: Request, message: EngineRequest
     ) -> tuple[Event, AsyncGenerator[Event, None]]:
         """A request's first event, and the others; a Problem or EngineError where it has none."""
-        events = self.events(caller(request), message)
-        first = await self._unless_gone(request, anext(events))
+        return await self._unless_gone(request, self.open(caller(request), message))
+
+    async def open(
+        self, caller: Caller, message: EngineRequest
+    ) -> tuple[Event, AsyncGenerator[Event, None]]:
+        """`begin`, for a caller that has no connection of HTTP's."""
+        events = self.events(caller, message)
+        first = await anext(events)
         if isinstance(first, Error):
             await events.aclose()
             raise EngineError(first.code, first.detail)
@@ -127,7 +140,7 @@ class Service:
 
     async def run(self, request: Request, message: EngineRequest) -> Result:
         """The engine's result; leaving the connection cancels the work between two passes."""
-        return await self._unless_gone(request, self._result(caller(request), message))
+        return await self._unless_gone(request, self.result(caller(request), message))
 
     async def _unless_gone(self, request: Request, doing: Awaitable[T]) -> T:
         """The work's outcome; it is cancelled when the client leaves the connection."""
@@ -144,7 +157,8 @@ class Service:
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
 
-    async def _result(self, caller: Caller, message: EngineRequest) -> Result:
+    async def result(self, caller: Caller, message: EngineRequest) -> Result:
+        """The engine's result, for a caller that has no connection of HTTP's."""
         async with aclosing(self.events(caller, message)) as events:
             async for event in events:
                 if isinstance(event, Result):

@@ -8,7 +8,7 @@ from unified_latents.service.engine.messages import Array, ModelCard
 from unified_latents.service.http import bodies, clips, core, images
 from unified_latents.service.http.images import Fit, FitReport
 from unified_latents.service.http.negotiation import FILMS, PICTURES, Format
-from unified_latents.service.http.problems import invalid
+from unified_latents.service.http.problems import Problem, invalid
 
 
 def is_clip(card: ModelCard) -> bool:
@@ -34,9 +34,23 @@ async def known(
     if files is None:
         return None
     if not card.known_frames:
-        raise invalid("frames", "this model is shown none", 0)
+        raise none_are_shown()
     data = [bodies.from_base64(f"frames[{i}]", text) for i, text in enumerate(files)]
-    return await service.in_thread(lambda: shown(data, card, service.settings.max_pixels))
+    return await of_files(service, data, card)
+
+
+async def of_files(service: core.Service, files: Sequence[bytes], card: ModelCard) -> Array | None:
+    """`known`, of the files' bytes; None of no files."""
+    if not files:
+        return None
+    if not card.known_frames:
+        raise none_are_shown()
+    return await service.in_thread(lambda: shown(files, card, service.settings.max_pixels))
+
+
+def none_are_shown() -> Problem:
+    """A 422 for frames where the model knows none."""
+    return invalid("frames", "this model is shown none", 0)
 
 
 def shown(files: Sequence[bytes], card: ModelCard, max_pixels: int) -> Array:

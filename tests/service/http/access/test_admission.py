@@ -172,7 +172,7 @@ def test_nothing_is_left_of_a_request_whose_client_leaves() -> None:
         service = create_app(Settings(), engine, Metrics()).state.service
         request = msgspec.structs.replace(REQUEST, model="fake")
         with engine.hold():
-            task = asyncio.ensure_future(service._result(ALICE, request))
+            task = asyncio.ensure_future(service.result(ALICE, request))
             while not engine.in_flight:
                 await asyncio.sleep(0)
             assert service.admission.queued == 20

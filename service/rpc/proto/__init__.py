@@ -1,0 +1,1 @@
+"""The contract, `ul.proto`, and what `make proto` generates from it."""
