@@ -141,7 +141,9 @@ def test_the_wheel_holds_the_pretrained_model(wheel: Path) -> None:
         for path in files:
             name = f"unified_latents/{path.relative_to(ROOT).as_posix()}"
             assert archive.read(name) == path.read_bytes()
-    assert sum(path.stat().st_size for path in files) <= 24 * 2**20
+    for model in (ROOT / "models" / "pretrained").iterdir():
+        size = sum(path.stat().st_size for path in files if model in path.parents)
+        assert size <= 24 * 2**20, model
 
 
 def test_every_module_imports_from_the_wheel(installed: Path) -> None:
