@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+from google.longrunning import operations_pb2_grpc, operations_proto_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from unified_latents.service.http.core import Service
 from unified_latents.service.rpc.health import Health, Reflection
 from unified_latents.service.rpc.methods import Methods
+from unified_latents.service.rpc.operations import Operations
 from unified_latents.service.rpc.proto import ul_pb2, ul_pb2_grpc
 
 _MAX_METADATA = 32 * 2**10
@@ -52,11 +54,12 @@ class RpcServer:
     def _add(self, server: grpc.aio.Server) -> Health:
         names = [
             service.full_name
-            for file in (ul_pb2, health_pb2, reflection_pb2)
+            for file in (ul_pb2, operations_proto_pb2, health_pb2, reflection_pb2)
             for service in file.DESCRIPTOR.services_by_name.values()
         ]
         health = Health(self._service, names)
         ul_pb2_grpc.add_UnifiedLatentsServicer_to_server(Methods(self._service), server)
+        operations_pb2_grpc.add_OperationsServicer_to_server(Operations(self._service), server)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             Reflection(self._service, names), server

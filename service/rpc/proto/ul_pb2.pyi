@@ -265,3 +265,33 @@ class Receipt(_message.Message):
     strict: bool
     sha256: str
     def __init__(self, operation: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., kernel_set: _Optional[str] = ..., numerics: _Optional[str] = ..., codec: _Optional[str] = ..., format: _Optional[str] = ..., sampler: _Optional[_Mapping[str, str]] = ..., steps: _Optional[_Mapping[str, int]] = ..., seed: _Optional[int] = ..., sample: _Optional[int] = ..., n: _Optional[int] = ..., guidance: _Optional[float] = ..., guidance_interval: _Optional[_Iterable[float]] = ..., label: _Optional[int] = ..., kind: _Optional[str] = ..., fit: _Optional[str] = ..., input_sha256: _Optional[str] = ..., strict: _Optional[bool] = ..., sha256: _Optional[str] = ...) -> None: ...
+
+class JobMetadata(_message.Message):
+    __slots__ = ("kind", "model", "state", "cancelling", "done", "steps", "attempts")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CANCELLING_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    model: str
+    state: str
+    cancelling: bool
+    done: int
+    steps: int
+    attempts: int
+    def __init__(self, kind: _Optional[str] = ..., model: _Optional[str] = ..., state: _Optional[str] = ..., cancelling: _Optional[bool] = ..., done: _Optional[int] = ..., steps: _Optional[int] = ..., attempts: _Optional[int] = ...) -> None: ...
+
+class JobAnswer(_message.Message):
+    __slots__ = ("path", "media_type", "size", "sha256")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    media_type: str
+    size: int
+    sha256: str
+    def __init__(self, path: _Optional[str] = ..., media_type: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
