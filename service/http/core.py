@@ -24,12 +24,12 @@ from unified_latents.service.engine.messages import (
     Result,
 )
 from unified_latents.service.engine.messages import Request as EngineRequest
-from unified_latents.service.engine.seam import Engine, EngineError, NotReadyError
+from unified_latents.service.engine.seam import Engine, EngineError
 from unified_latents.service.http.access.admission import Admission
 from unified_latents.service.http.access.budgets import Budgets
 from unified_latents.service.http.access.guard import Guard, needed
 from unified_latents.service.http.access.memory import Memory
-from unified_latents.service.http.problems import FieldError, Problem, unavailable
+from unified_latents.service.http.problems import FieldError, Problem, patience, unavailable
 from unified_latents.service.http.schemas import MAX_SEED
 from unified_latents.service.jobs.runtime import Jobs
 from unified_latents.service.keys import Caller, KeyRing
@@ -61,7 +61,10 @@ class Service:
     def ready(self) -> Ready:
         """What the engine loaded; a 503 while it has not."""
         if self.engine.ready is None:
-            raise unavailable("not_ready", f"the engine is {self.engine.status.state}")
+            status = self.engine.status
+            detail = f": {status.detail}" if status.detail else ""
+            what = f"the engine is {status.state}{detail}"
+            raise unavailable("not_ready", what, patience(status))
         return self.engine.ready
 
     @property
@@ -109,17 +112,13 @@ class Service:
             yield kept
             return
         with self.admission.enter(caller, message) as entry:
-            try:
-                async with aclosing(self.engine.submit(message)) as events:
-                    async for event in events:
-                        if isinstance(event, Progress):
-                            entry.progress(event.done, event.steps)
-                        if isinstance(event, Result) and event.model == card.digest:
-                            await self.memory.keep(message, card, ready, event)
-                        yield event
-            except NotReadyError as error:
-                self.metrics.on_refusal("busy" if error.code == "busy" else "not_ready")
-                raise
+            async with aclosing(self.engine.submit(message)) as events:
+                async for event in events:
+                    if isinstance(event, Progress):
+                        entry.progress(event.done, event.steps)
+                    if isinstance(event, Result) and event.model == card.digest:
+                        await self.memory.keep(message, card, ready, event)
+                    yield event
 
     async def begin(
         self, request: Request, message: EngineRequest

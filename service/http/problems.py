@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from unified_latents.service.engine.seam import EngineError
+from unified_latents.service.engine.seam import EngineError, Status
 
 MEDIA_TYPE = "application/problem+json"
 _FIELD = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
@@ -121,9 +121,14 @@ def invalid(field: str, message: str, limit: float | str | None = None) -> Probl
     )
 
 
-def unavailable(code: str, detail: str) -> Problem:
-    """A 503 that asks to come back in a second."""
-    return Problem(503, code, detail, headers=retry_headers(1.0))
+def unavailable(code: str, detail: str, seconds: float = 1.0) -> Problem:
+    """A 503 that asks to come back, in a second unless another time is known."""
+    return Problem(503, code, detail, headers=retry_headers(seconds))
+
+
+def patience(status: Status) -> float:
+    """Seconds after which an engine that takes nothing now may; infinity: it failed for good."""
+    return math.inf if status.state == "failed" else 1.0
 
 
 def retry_headers(seconds: float) -> dict[str, str]:

@@ -12,10 +12,16 @@ from typing import Literal
 
 from unified_latents.service.engine.forecast import row_steps
 from unified_latents.service.engine.messages import Request
-from unified_latents.service.engine.seam import Engine
+from unified_latents.service.engine.seam import Engine, NotReadyError
 from unified_latents.service.http.access.budgets import Budgets
 from unified_latents.service.http.access.guard import forbidden
-from unified_latents.service.http.problems import FieldError, Problem, retry_headers
+from unified_latents.service.http.problems import (
+    FieldError,
+    Problem,
+    patience,
+    retry_headers,
+    unavailable,
+)
 from unified_latents.service.keys import Caller
 
 Reason = Literal["budget", "queue", "deadline", "busy", "not_ready", "draining"]
@@ -55,7 +61,10 @@ class Admission:
 
     @contextmanager
     def enter(self, caller: Caller, request: Request) -> Iterator[Entry]:
-        """The request's place while it is worked on; a Problem where there is none."""
+        """The request's place while it is worked on; a Problem where there is none.
+
+        A request that the engine does not take costs its key nothing.
+        """
         cost = row_steps(request)
         self._check_priority(caller, request)
         self._check_deadline(request)
@@ -65,6 +74,9 @@ class Admission:
         self._entries.add(entry)
         try:
             yield entry
+        except NotReadyError as error:
+            self.give_back(caller, cost)
+            raise self._turned_away(error) from error
         finally:
             self._entries.discard(entry)
 
@@ -76,6 +88,19 @@ class Admission:
             message = f"{cost} row-steps are more than this key has left"
             fault = FieldError(field="Authorization", message=message, limit=caller.budget)
             raise Problem(429, "budget_exceeded", message, [fault], retry_headers(wait))
+
+    def give_back(self, caller: Caller, cost: int) -> None:
+        """Row-steps that were charged for work that was then not taken."""
+        self._budgets.give_back(caller, cost)
+
+    def _turned_away(self, error: NotReadyError) -> Problem:
+        """The engine is full, and has room when its first request ends; or there is none."""
+        status = self._engine.status
+        if error.code == "busy":
+            self._refused("busy")
+            return unavailable("busy", error.detail, self._until(1, max(1, status.in_flight)))
+        self._refused("not_ready")
+        return unavailable(error.code, _reason(error.detail, status.detail), patience(status))
 
     def _check_priority(self, caller: Caller, request: Request) -> None:
         if request.priority == "high" and not caller.may("high"):
@@ -107,3 +132,7 @@ class Admission:
         """Seconds until so many of the queued are done, at the rate of the forecast."""
         drain = self._engine.status.drain
         return max(SHORTEST, drain * row_steps / queued) if drain > 0 else _UNKNOWN
+
+
+def _reason(what: str, why: str) -> str:
+    return f"{what}: {why}" if why else what

@@ -41,6 +41,12 @@ class Budgets:
         bucket.level -= row_steps
         return 0.0
 
+    def give_back(self, caller: Caller, row_steps: int) -> None:
+        """What was taken for work that was then not begun."""
+        if caller.budget is not None:
+            bucket = self._filled(caller.name, caller.budget)
+            bucket.level = min(float(caller.budget), bucket.level + row_steps)
+
     def _filled(self, name: str, budget: int) -> _Bucket:
         now = self._clock()
         bucket = self._buckets.setdefault(name, _Bucket(budget, now))

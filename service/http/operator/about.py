@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from unified_latents.service.engine.messages import ModelCard, Ready
 from unified_latents.service.http import core
 from unified_latents.service.http.access.guard import ANY, OPEN, needs
-from unified_latents.service.http.problems import Problem, unavailable
+from unified_latents.service.http.problems import Problem, patience, unavailable
 from unified_latents.service.http.schemas import Health, ModelEntry, ModelsResponse
 
 router = APIRouter()
@@ -63,7 +63,8 @@ async def healthz(request: Request) -> Health:
     service = core.of(request)
     status = service.engine.status
     if status.state in ("failed", "stopped"):
-        raise unavailable("engine_failed", status.detail or f"the engine is {status.state}")
+        detail = status.detail or f"the engine is {status.state}"
+        raise unavailable("engine_failed", detail, patience(status))
     return _health("alive", service)
 
 
@@ -81,7 +82,8 @@ async def readyz(request: Request, need: Literal["jobs"] | None = None) -> Healt
         raise unavailable("shutting_down", "the service is shutting down")
     if status.state != "ready":
         detail = f": {status.detail}" if status.detail else ""
-        raise unavailable("not_ready", f"the engine is {status.state}{detail}")
+        what = f"the engine is {status.state}{detail}"
+        raise unavailable("not_ready", what, patience(status))
     failing = [card.name for card in service.ready().models if not card.canary.ok]
     if failing:
         raise unavailable("canary_failed", f"the canary failed for {', '.join(failing)}")

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from unified_latents.service.engine.fake import FakeEngine, fake_card
 from unified_latents.service.engine.messages import Generate, Request, Trajectory
-from unified_latents.service.engine.seam import Engine, EngineError, Status
+from unified_latents.service.engine.seam import Engine, EngineError, NotReadyError, Status
 from unified_latents.service.http.access.admission import Admission, Reason
 from unified_latents.service.http.access.budgets import Budgets
 from unified_latents.service.http.app import create_app
@@ -103,6 +103,30 @@ def test_a_refused_request_costs_its_key_nothing() -> None:
     problem = _refusal(admission, REQUEST)
     assert (problem.status, problem.code, refused[-1]) == (429, "budget_exceeded", "budget")
     assert problem.headers["Retry-After"] == "12"
+
+
+def test_what_the_engine_does_not_take_is_given_back_and_told_when_to_return() -> None:
+    forecast = Forecast(drain=8.0)
+    admission, refused = _admission(forecast)
+    forecast.status = Status("ready", drain=8.0, in_flight=4)
+    for _ in range(20):
+        with pytest.raises(Problem) as full, admission.enter(ALICE, REQUEST):
+            raise NotReadyError("busy", "4 requests are already in flight")
+    assert (full.value.code, full.value.headers["retry-after-ms"]) == ("busy", "2000")
+    forecast.status = Status("starting")
+    with pytest.raises(Problem) as early, admission.enter(ALICE, REQUEST):
+        raise NotReadyError("not_ready", "the engine is starting")
+    assert early.value.headers["x-should-retry"] == "true"
+    forecast.status = Status("failed", "no such checkpoint")
+    with pytest.raises(Problem) as dead, admission.enter(ALICE, REQUEST):
+        raise NotReadyError("not_ready", "the engine is failed")
+    assert dead.value.headers == {"x-should-retry": "false"}
+    assert dead.value.detail == "the engine is failed: no such checkpoint"
+    assert set(refused) == {"busy", "not_ready"}
+    for _ in range(5):
+        with admission.enter(ALICE, REQUEST):
+            pass
+    assert _refusal(admission, REQUEST).code == "budget_exceeded"
 
 
 def test_high_priority_needs_its_scope() -> None:

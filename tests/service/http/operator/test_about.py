@@ -34,12 +34,17 @@ def test_health_follows_the_engine(
     assert ok(client.get("/readyz"))["models"] == {"fake": "ok", "plain": "ok"}
     fake._state = "restarting"
     assert client.get("/healthz").status_code == 200
-    check_problem(client.get("/readyz"), 503)
+    soon = client.get("/readyz")
+    check_problem(soon, 503)
+    assert (soon.headers["retry-after"], soon.headers["x-should-retry"]) == ("1", "true")
     fake._state = "failed"
-    check_problem(client.get("/healthz"), 503)
+    never = client.get("/healthz")
+    check_problem(never, 503)
+    assert never.headers["x-should-retry"] == "false"
     response = client.post("/generate", json={"label": 0})
     assert check_problem(response, 503)["code"] == "not_ready"
-    assert response.headers["retry-after"] == "1"
+    assert response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in response.headers
 
 
 def test_a_failed_canary_is_not_ready(
