@@ -1,7 +1,10 @@
-"""The backward attention kernels: one over blocks of queries, one over blocks of keys.
+"""The backward attention kernels: over blocks of queries, over blocks of keys, and back through
+rotation and norm.
 
-Neither uses atomics: each gradient is summed by one program, in a fixed order. The first also
-leaves δ = Σ o · do of every row, which the second reads.
+None uses atomics: each gradient is summed by one program, in a fixed order. The first also leaves
+δ = Σ o · do of every row, which the second reads. Both leave fp32 gradients of the normed and
+rotated q and k for the third: at the end of their own programs its tiles, beside two accumulators,
+would spill registers.
 """
 
 from __future__ import annotations
@@ -12,10 +15,13 @@ import triton.language as tl
 from unified_latents.kernels.fused.heads import (
     allowed,
     halves,
+    inverse_norm,
     prepared,
     product,
-    store_gradient,
     store_halves,
+    store_vector,
+    turns,
+    vector,
 )
 
 
@@ -43,13 +49,13 @@ def _over_keys(
 
 @triton.jit
 def queries_kernel(
-    dq, d_scale, delta_out, grad, out, lse, q, k, v, q_scale, k_scale, cosine, sine,
+    dq, delta_out, grad, out, lse, q, k, v, q_scale, k_scale, cosine, sine,
     context_k, context_v, mask,
     heads, length, context, stride_n, stride_h, stride_l, context_n, context_h, context_l, factor,
     HAS_CONTEXT: tl.constexpr, MASKED: tl.constexpr, EPSILON: tl.constexpr,
     HEAD: tl.constexpr, HALF: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """dq [n, l, h, d], its block's share of the scale's gradient, and δ [n, h, l]."""
+    """The gradient of R(p) RMS(q) g, fp32 [n, l, h, d], and δ [n, h, l]."""
     pair = tl.program_id(1).to(tl.int64)
     n, h = pair // heads, pair % heads
     row = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
@@ -78,22 +84,17 @@ def queries_kernel(
             context, context_l, False, MASKED, EPSILON, HEAD, HALF, KEYS,
         )  # fmt: skip
     natural = factor * 0.6931471805599453
-    block = (pair * tl.num_programs(0) + tl.program_id(0)) * HEAD
-    store_gradient(
-        dq + own, d_scale + block, d1 * natural, d2 * natural,
-        q + base, q_scale, cosine, sine, row, inside, stride_l, own_stride,
-        True, EPSILON, HEAD, HALF,
-    )  # fmt: skip
+    store_halves(dq + own, row, inside, own_stride, d1 * natural, d2 * natural, HEAD, HALF)
 
 
 @triton.jit
 def keys_kernel(
-    dk, dv, d_scale, grad, lse, delta, q, k, v, q_scale, k_scale, cosine, sine, mask,
+    dk, dv, grad, lse, delta, q, k, v, q_scale, k_scale, cosine, sine, mask,
     heads, length, keys, stride_n, stride_h, stride_l, key_n, key_h, key_l, factor,
     ROTATE: tl.constexpr, MASKED: tl.constexpr, EPSILON: tl.constexpr,
     HEAD: tl.constexpr, HALF: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """dk and dv [n, keys, h, d] of one set of keys, and its block's share of the scale's."""
+    """The gradients of R(p) RMS(k) g, fp32, and of v, both [n, keys, h, d], of one set of keys."""
     pair = tl.program_id(1).to(tl.int64)
     n, h = pair // heads, pair % heads
     key = tl.program_id(0) * KEYS + tl.arange(0, KEYS)
@@ -127,10 +128,34 @@ def keys_kernel(
         dk2 = tl.dot(d_score, q2, dk2, input_precision="ieee")
     own = (n * keys * heads + h) * HEAD
     store_halves(dv + own, key, present, heads * HEAD, dv1, dv2, HEAD, HALF)
-    block = (pair * tl.num_programs(0) + tl.program_id(0)) * HEAD
     natural = 0.6931471805599453
-    store_gradient(
-        dk + own, d_scale + block, dk1 * natural, dk2 * natural,
-        k + key_base, k_scale, cosine, sine, key, present, key_l, heads * HEAD,
-        ROTATE, EPSILON, HEAD, HALF,
-    )  # fmt: skip
+    store_halves(dk + own, key, present, heads * HEAD, dk1 * natural, dk2 * natural, HEAD, HALF)
+
+
+@triton.jit
+def norm_kernel(
+    dx, d_scale, grad, x, scale, cosine, sine, heads, length, stride_n, stride_h, stride_l,
+    ROTATE: tl.constexpr, EPSILON: tl.constexpr, HEAD: tl.constexpr, HALF: tl.constexpr,
+    ROWS: tl.constexpr,
+):  # fmt: skip
+    """dx [n, l, h, d] from the gradient of R(p) RMS(x) g, and the block's share of dg."""
+    pair = tl.program_id(1).to(tl.int64)
+    n, h = pair // heads, pair % heads
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < length
+    own, stride = (n * length * heads + h) * HEAD, heads * HEAD
+    d1, d2 = halves(grad + own, row, inside, stride, HEAD, HALF)
+    if ROTATE:
+        cos, sin = turns(cosine, sine, row, inside, HEAD, HALF)
+        d1, d2 = d1 * cos + d2 * sin, d2 * cos - d1 * sin
+    x1, x2 = halves(x + n * stride_n + h * stride_h, row, inside, stride_l, HEAD, HALF)
+    x1, x2 = x1.to(tl.float32), x2.to(tl.float32)
+    inverse = inverse_norm(x1, x2, EPSILON, HEAD)
+    x1, x2 = x1 * inverse, x2 * inverse
+    block = (pair * tl.num_programs(0) + tl.program_id(0)) * HEAD
+    store_vector(d_scale + block, d1 * x1, d2 * x2, HEAD, HALF)
+    g1, g2 = vector(scale, HEAD, HALF)
+    d1, d2 = d1 * g1, d2 * g2
+    along = ((tl.sum(d1 * x1, 1) + tl.sum(d2 * x2, 1)) / HEAD)[:, None]
+    d1, d2 = inverse * (d1 - x1 * along), inverse * (d2 - x2 * along)
+    store_halves(dx + own, row, inside, stride, d1, d2, HEAD, HALF)

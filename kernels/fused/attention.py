@@ -1,4 +1,4 @@
-"""Fused attention: norm, rotation and softmax in one launch, and two for the backward pass.
+"""Fused attention: norm, rotation and softmax in one launch, and four for the backward pass.
 
 q, k and v are read where the projection left them (any strides with consecutive channels), and
 the result is laid out as the next projection reads it, [n, l, h, d].
@@ -15,7 +15,7 @@ from torch import Tensor
 from unified_latents.kernels.attention import EPSILON, Context
 from unified_latents.kernels.errors import require
 from unified_latents.kernels.fused.attend import attend_kernel
-from unified_latents.kernels.fused.attend_backward import keys_kernel, queries_kernel
+from unified_latents.kernels.fused.attend_backward import keys_kernel, norm_kernel, queries_kernel
 from unified_latents.kernels.fused.launch import check, chunks, padded, same_shape
 
 HEAD_DIMS = (32, 64, 96, 128)
@@ -32,17 +32,24 @@ class Tiles(NamedTuple):
 
 
 def forward_tiles(head: int, dtype: torch.dtype) -> Tiles:
-    """The default configuration: a guess, not yet compiled for any GPU or timed on one."""
+    """The default configuration: the largest tried that spills no register; never timed."""
     if dtype == torch.float32:
-        return Tiles(32, 32, 4, 1) if head > 64 else Tiles(64, 32, 4, 1)
-    return Tiles(64, 64, 4, 2) if head > 64 else Tiles(128, 64, 4, 2)
+        return Tiles(32, 32, 4, 1) if head > 64 else Tiles(64, 32, 8, 1)
+    return Tiles(64, 64, 4, 2) if head > 64 else Tiles(128, 64, 8, 2)
 
 
-def backward_tiles(head: int, dtype: torch.dtype) -> Tiles:
-    """As `forward_tiles`: two more tiles and two more accumulators are alive."""
+def queries_tiles(head: int, dtype: torch.dtype) -> Tiles:
+    """As `forward_tiles`, for the pass that keeps queries and streams keys."""
     if dtype == torch.float32:
         return Tiles(32, 16, 4, 1) if head > 64 else Tiles(32, 32, 4, 1)
     return Tiles(64, 32, 4, 1) if head > 64 else Tiles(64, 64, 4, 1)
+
+
+def keys_tiles(head: int, dtype: torch.dtype) -> Tiles:
+    """As `forward_tiles`, for the pass that keeps keys and streams queries."""
+    if dtype == torch.float32:
+        return Tiles(32, 16, 4, 1) if head > 64 else Tiles(32, 32, 4, 1)
+    return Tiles(64, 32, 8, 1) if head > 64 else Tiles(32, 64, 4, 1)
 
 
 class _Prepared(NamedTuple):
@@ -117,10 +124,10 @@ def _cut(tiles: Tiles, head: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _heads_last(like: Tensor) -> Tensor:
+def _heads_last(like: Tensor, dtype: torch.dtype) -> Tensor:
     """An uninitialised [n, h, l, d] that lies in memory as [n, l, h, d]."""
     n, h, length, d = like.shape
-    return like.new_empty((n, length, h, d)).transpose(1, 2)
+    return like.new_empty((n, length, h, d), dtype=dtype).transpose(1, 2)
 
 
 @torch.library.custom_op("unified_latents::attention", mutates_args=())
@@ -130,7 +137,7 @@ def _attention(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     p = _prepare(q, k, v, (q_scale, k_scale), angles, context_k, context_v, mask)
     tiles, (n, heads, length, head) = forward_tiles(q.shape[-1], q.dtype), q.shape
-    out, lse = _heads_last(q), q.new_empty((n, heads, length), dtype=torch.float32)
+    out, lse = _heads_last(q, q.dtype), q.new_empty((n, heads, length), dtype=torch.float32)
     attend_kernel[(chunks(length, tiles.queries), n * heads)](
         out, lse, p.q, p.k, p.v, q_scale, k_scale, p.cosine, p.sine,
         p.context_k, p.context_v, p.mask, *p.sizes, **p.constants, **_cut(tiles, head),
@@ -140,7 +147,7 @@ def _attention(
 
 @_attention.register_fake
 def _(q, k, v, q_scale, k_scale, angles, context_k, context_v, mask):
-    return _heads_last(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+    return _heads_last(q, q.dtype), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
 @torch.library.custom_op("unified_latents::attention_backward", mutates_args=())
@@ -150,43 +157,56 @@ def _backward(
     context_k: Tensor | None, context_v: Tensor | None, mask: Tensor | None,
 ) -> list[Tensor]:  # fmt: skip
     p = _prepare(q, k, v, (q_scale, k_scale), angles, context_k, context_v, mask)
-    tiles, (n, heads, length, head) = backward_tiles(q.shape[-1], q.dtype), q.shape
+    tiles, (n, heads, length, head) = queries_tiles(q.shape[-1], q.dtype), q.shape
     grad = grad.transpose(1, 2).contiguous()
-    blocks = chunks(length, tiles.queries)
-    dq, delta, shares = _heads_last(q), torch.empty_like(lse), _shares(q, blocks)
-    queries_kernel[(blocks, n * heads)](
-        dq, shares, delta, grad, out, lse, p.q, p.k, p.v, q_scale, k_scale, p.cosine, p.sine,
+    inner, delta = _heads_last(q, torch.float32), torch.empty_like(lse)
+    queries_kernel[(chunks(length, tiles.queries), n * heads)](
+        inner, delta, grad, out, lse, p.q, p.k, p.v, q_scale, k_scale, p.cosine, p.sine,
         p.context_k, p.context_v, p.mask, *p.sizes, **p.constants, **_cut(tiles, head),
     )  # fmt: skip
+    dq, dq_scale = _through_norm(inner, p.q, q_scale, p, own=True)
     sets = [(p.k, p.v, True)]
     sets += [(p.context_k, p.context_v, False)] if context_k is not None else []
-    of_keys, key_shares = [], []
+    of_keys, shares, tiles = [], [], keys_tiles(head, q.dtype)
     for keys, values, own in sets:
-        blocks = chunks(keys.shape[2], tiles.keys)
-        dk, dv, share = _heads_last(keys), _heads_last(keys), _shares(keys, blocks)
-        keys_kernel[(blocks, n * heads)](
-            dk, dv, share, grad, lse, delta, p.q, keys, values, q_scale, k_scale,
+        inner, dv = _heads_last(keys, torch.float32), _heads_last(keys, keys.dtype)
+        keys_kernel[(chunks(keys.shape[2], tiles.keys), n * heads)](
+            inner, dv, grad, lse, delta, p.q, keys, values, q_scale, k_scale,
             p.cosine, p.sine, p.mask,
             heads, length, keys.shape[2], *p.q.stride()[:3], *keys.stride()[:3], p.sizes[-1],
             ROTATE=own, MASKED=mask is not None and not own, **_cut(tiles, head),
         )  # fmt: skip
+        dk, share = _through_norm(inner, keys, k_scale, p, own=own)
         of_keys += [dk, dv]
-        key_shares.append(share)
-    d_scales = [shares.sum(0), torch.cat(key_shares).sum(0)]
-    return [dq, *of_keys[:2], *d_scales, *of_keys[2:]]
+        shares.append(share)
+    return [dq, *of_keys[:2], dq_scale, torch.stack(shares).sum(0), *of_keys[2:]]
 
 
-def _shares(like: Tensor, blocks: int) -> Tensor:
-    """Each program's part of a scale's gradient, fp32."""
-    rows = like.shape[0] * like.shape[1] * blocks
-    return like.new_empty((rows, like.shape[3]), dtype=torch.float32)
+def _through_norm(
+    inner: Tensor, x: Tensor, scale: Tensor, p: _Prepared, *, own: bool
+) -> tuple[Tensor, Tensor]:
+    """Back through rotation (`own` positions) and norm: dx, and the scale's gradient in fp32."""
+    n, heads, length, head = x.shape
+    half, dx = padded(head // 2), _heads_last(x, x.dtype)
+    rows = max(16, 2048 // half)
+    blocks = chunks(length, rows)
+    shares = x.new_empty((n * heads * blocks, head), dtype=torch.float32)
+    norm_kernel[(blocks, n * heads)](
+        dx, shares, inner, x, scale, p.cosine, p.sine, heads, length, *x.stride()[:3],
+        ROTATE=own, EPSILON=EPSILON, HEAD=head, HALF=half, ROWS=rows, num_warps=4,
+    )  # fmt: skip
+    return dx, shares.sum(0)
 
 
 @_backward.register_fake
 def _(grad, out, lse, q, k, v, q_scale, k_scale, angles, context_k, context_v, mask):
     scales = [each.new_empty(each.shape, dtype=torch.float32) for each in (q_scale, k_scale)]
-    context = [] if context_k is None else [_heads_last(each) for each in (context_k, context_v)]
-    return [*(_heads_last(each) for each in (q, k, v)), *scales, *context]
+    context = (
+        []
+        if context_k is None
+        else [_heads_last(each, each.dtype) for each in (context_k, context_v)]
+    )
+    return [*(_heads_last(each, each.dtype) for each in (q, k, v)), *scales, *context]
 
 
 def _saved(ctx, inputs, output):

@@ -83,27 +83,6 @@ def prepared(
 
 
 @triton.jit
-def store_gradient(
-    out, d_scale, d1, d2, base, scale, cosine, sine, row, inside, stride, out_stride,
-    ROTATE: tl.constexpr, EPSILON: tl.constexpr, HEAD: tl.constexpr, HALF: tl.constexpr,
-):  # fmt: skip
-    """Back through rotation and norm: (d1, d2) of R(p) RMS(x) g → dx and the tile's share of dg."""
-    if ROTATE:
-        cos, sin = turns(cosine, sine, row, inside, HEAD, HALF)
-        d1, d2 = d1 * cos + d2 * sin, d2 * cos - d1 * sin
-    x1, x2 = halves(base, row, inside, stride, HEAD, HALF)
-    x1, x2 = x1.to(tl.float32), x2.to(tl.float32)
-    inverse = inverse_norm(x1, x2, EPSILON, HEAD)
-    x1, x2 = x1 * inverse, x2 * inverse
-    store_vector(d_scale, d1 * x1, d2 * x2, HEAD, HALF)
-    g1, g2 = vector(scale, HEAD, HALF)
-    d1, d2 = d1 * g1, d2 * g2
-    along = ((tl.sum(d1 * x1, 1) + tl.sum(d2 * x2, 1)) / HEAD)[:, None]
-    d1, d2 = inverse * (d1 - x1 * along), inverse * (d2 - x2 * along)
-    store_halves(out, row, inside, out_stride, d1, d2, HEAD, HALF)
-
-
-@triton.jit
 def allowed(mask, row, inside, MASKED: tl.constexpr):
     """Which keys of a tile may be attended to."""
     result = inside

@@ -14,12 +14,16 @@ _MAX_ROWS = 65_535
 """CUDA's limit of a grid's second axis."""
 
 
+def devices(kernel: object) -> tuple[str, ...]:
+    """What the kernel runs on: CUDA, and the CPU in the interpreter."""
+    return ("cpu", "cuda") if isinstance(kernel, InterpretedFunction) else ("cuda",)
+
+
 def check(kernel: object, *tensors: Tensor) -> None:
-    """Dtypes, one device, and one that the kernel runs on: CUDA, or the CPU in the interpreter."""
-    devices = ("cpu", "cuda") if isinstance(kernel, InterpretedFunction) else ("cuda",)
+    """Dtypes, one device, and one that the kernel runs on."""
     for tensor in tensors:
         require("dtype", tensor.dtype, DTYPES)
-        require("device", tensor.device.type, devices)
+        require("device", tensor.device.type, devices(kernel))
         require("device", tensor.device, (tensors[0].device,))
     if not 0 < tensors[0].shape[0] <= _MAX_ROWS or 0 in tensors[0].shape:
         raise UnsupportedError("shape", tuple(tensors[0].shape), (f"1 to {_MAX_ROWS} rows",))
