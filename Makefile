@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.14 python3.13 python3.12 p
 UL_DATA ?= .data
 UL_RUNS ?= .runs
 
-.PHONY: help venv serve test lint format proto fault-long bench-train bench-sample bench-serve bench-overload train-demo train-video lock clean
+.PHONY: help venv serve test lint format proto fault-long bench-train bench-sample bench-serve bench-overload kernels-report train-demo train-video lock clean
 
 help:
 	@echo 'make serve         the service on http://127.0.0.1:$${PORT:-8000}'
@@ -29,6 +29,7 @@ help:
 	@echo 'make bench-sample  the sampler against a DiT, the service against the bare loop'
 	@echo 'make bench-serve  the service under load beside a lock, LitServe and Ray Serve'
 	@echo 'make bench-overload  three times what the service can do, for a minute'
+	@echo 'make kernels-report  compile the Triton kernels for three GPUs, write kernels/REPORT.md'
 	@echo 'make lock          resolve the dependencies anew and write requirements.lock'
 	@echo 'make clean         remove $(VENV) and everything that tools cached'
 
@@ -88,6 +89,9 @@ bench-serve: $(RIVALS)/.ready
 
 bench-overload: $(READY)
 	$(BIN)/ul-serve bench-overload
+
+kernels-report: $(READY)
+	$(BIN)/ul-kernels check --out kernels/REPORT.md
 
 # Two legs of stage 1: a low bitrate first, so that the latent forms, then a higher one.
 train-demo: $(READY)

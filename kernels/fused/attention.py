@@ -41,7 +41,7 @@ def forward_tiles(head: int, dtype: torch.dtype) -> Tiles:
 def queries_tiles(head: int, dtype: torch.dtype) -> Tiles:
     """As `forward_tiles`, for the pass that keeps queries and streams keys."""
     if dtype == torch.float32:
-        return Tiles(32, 16, 4, 1) if head > 64 else Tiles(32, 32, 4, 1)
+        return Tiles(16, 16, 4, 1) if head > 64 else Tiles(32, 32, 4, 1)
     return Tiles(64, 32, 4, 1) if head > 64 else Tiles(64, 64, 4, 1)
 
 

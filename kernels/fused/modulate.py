@@ -1,8 +1,4 @@
-"""Layer norm with shift and scale, and the gated residual, forward and backward.
-
-Sums over positions (the gradients of shift, scale and gate) are made of fp32 partial sums in a
-fixed order: no atomics, the same bytes every time.
-"""
+"""Layer norm with shift and scale, and the gated residual; sums over positions in a fixed order."""
 
 from __future__ import annotations
 
@@ -17,8 +13,8 @@ from unified_latents.kernels.errors import UnsupportedError, require
 from unified_latents.kernels.fused.launch import check, chunks, padded, same_shape
 
 EPSILON = 1e-6
-MIN_ROWS = 32
-"""Positions a program of a backward pass: its fp32 partial sums are 1/32 of the positions."""
+FORWARD_ROWS, BACKWARD_ROWS = 16, 32
+"""Positions a program, at least: it reads its sample's vectors, or writes sums, once for all."""
 MAX_WIDTH = 8192
 
 
@@ -49,23 +45,25 @@ def _partial(out, total, width, WIDTH: tl.constexpr):
 @triton.jit
 def modulate_kernel(
     out, mean, rstd, x, shift, scale, length, width, shift_stride, scale_stride,
-    EPSILON: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr,
+    EPSILON: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """TILE positions a program; mean and 1/std are kept for the backward pass."""
-    sample, start = tl.program_id(1).to(tl.int64), tl.program_id(0) * TILE
-    at, inside = _tile(start, length, width, TILE, WIDTH)
+    """ROWS positions a program; mean and 1/std are kept for the backward pass."""
+    first, sample = tl.program_id(0) * ROWS, tl.program_id(1).to(tl.int64)
     x, out = x + sample * length * width, out + sample * length * width
-    value = tl.load(x + at, inside, 0.0).to(tl.float32)
-    centre = tl.sum(value, 1) / width
-    centred = tl.where(inside, value - centre[:, None], 0.0)
-    inverse = 1.0 / tl.sqrt_rn(tl.sum(centred * centred, 1) / width + EPSILON)
-    s = _channels(scale, sample, scale_stride, width, WIDTH)
+    s = 1.0 + _channels(scale, sample, scale_stride, width, WIDTH)
     b = _channels(shift, sample, shift_stride, width, WIDTH)
-    result = centred * inverse[:, None] * (1.0 + s) + b
-    tl.store(out + at, result.to(out.dtype.element_ty), inside)
-    position = start + tl.arange(0, TILE)
-    tl.store(mean + sample * length + position, centre, position < length)
-    tl.store(rstd + sample * length + position, inverse, position < length)
+    end = tl.minimum(first + ROWS, length)
+    for start in range(first, end, TILE):
+        at, inside = _tile(start, end, width, TILE, WIDTH)
+        value = tl.load(x + at, inside, 0.0).to(tl.float32)
+        centre = tl.sum(value, 1) / width
+        centred = tl.where(inside, value - centre[:, None], 0.0)
+        inverse = 1.0 / tl.sqrt_rn(tl.sum(centred * centred, 1) / width + EPSILON)
+        result = centred * inverse[:, None] * s + b
+        tl.store(out + at, result.to(out.dtype.element_ty), inside)
+        position = start + tl.arange(0, TILE)
+        tl.store(mean + sample * length + position, centre, position < end)
+        tl.store(rstd + sample * length + position, inverse, position < end)
 
 
 @triton.jit
@@ -100,16 +98,19 @@ def modulate_backward_kernel(
 
 @triton.jit
 def gated_kernel(
-    out, x, y, gate, length, width, gate_stride, TILE: tl.constexpr, WIDTH: tl.constexpr
-):
-    """x + gate · y, TILE positions a program."""
-    sample = tl.program_id(1).to(tl.int64)
-    at, inside = _tile(tl.program_id(0) * TILE, length, width, TILE, WIDTH)
+    out, x, y, gate, length, width, gate_stride,
+    ROWS: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """x + gate · y, ROWS positions a program."""
+    first, sample = tl.program_id(0) * ROWS, tl.program_id(1).to(tl.int64)
     base = sample * length * width
     g = _channels(gate, sample, gate_stride, width, WIDTH)
-    a = tl.load(x + base + at, inside, 0.0).to(tl.float32)
-    b = tl.load(y + base + at, inside, 0.0).to(tl.float32)
-    tl.store(out + base + at, (a + g * b).to(out.dtype.element_ty), inside)
+    end = tl.minimum(first + ROWS, length)
+    for start in range(first, end, TILE):
+        at, inside = _tile(start, end, width, TILE, WIDTH)
+        a = tl.load(x + base + at, inside, 0.0).to(tl.float32)
+        b = tl.load(y + base + at, inside, 0.0).to(tl.float32)
+        tl.store(out + base + at, (a + g * b).to(out.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -139,12 +140,17 @@ class Shape(NamedTuple):
     rows: int
     warps: int
 
+    @property
+    def forward(self) -> int:
+        """Positions a program of a forward pass."""
+        return max(FORWARD_ROWS, self.tile)
+
 
 def shape(width: int) -> Shape:
     """A tile of about 2048 elements: sixteen a lane at four warps, and more only past 2048."""
     wide = padded(width)
     tile = max(1, 2048 // wide)
-    return Shape(wide, tile, max(MIN_ROWS, tile), 4 if wide <= 2048 else 8)
+    return Shape(wide, tile, max(BACKWARD_ROWS, tile), 4 if wide <= 2048 else 8)
 
 
 def _rows(x: Tensor, *vectors: Tensor) -> list[Tensor]:
@@ -171,9 +177,9 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, 
     out = torch.empty_like(x, dtype=_promoted(x, shift, scale))
     mean, rstd = (x.new_empty((n, length), dtype=torch.float32) for _ in range(2))
     cut = shape(width)
-    modulate_kernel[(chunks(length, cut.tile), n)](
+    modulate_kernel[(chunks(length, cut.forward), n)](
         out, mean, rstd, x, shift, scale, length, width, shift.stride(0), scale.stride(0),
-        EPSILON=EPSILON, TILE=cut.tile, WIDTH=cut.width, num_warps=cut.warps,
+        EPSILON=EPSILON, ROWS=cut.forward, TILE=cut.tile, WIDTH=cut.width, num_warps=cut.warps,
     )  # fmt: skip
     return out, mean, rstd
 
@@ -240,9 +246,9 @@ def _gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     x, y, (n, length, width) = x.contiguous(), y.contiguous(), x.shape
     out = torch.empty_like(x, dtype=_promoted(x, y, gate))
     cut = shape(width)
-    gated_kernel[(chunks(length, cut.tile), n)](
+    gated_kernel[(chunks(length, cut.forward), n)](
         out, x, y, gate, length, width, gate.stride(0),
-        TILE=cut.tile, WIDTH=cut.width, num_warps=cut.warps,
+        ROWS=cut.forward, TILE=cut.tile, WIDTH=cut.width, num_warps=cut.warps,
     )  # fmt: skip
     return out
 

@@ -93,6 +93,10 @@ class Machine:
         """Instructions whose opcode, modifiers included, matches."""
         return sum(n for code, n in self.opcodes.items() if re.match(pattern, code))
 
+    def kinds(self, pattern: str) -> list[str]:
+        """Opcodes that match, without modifiers, each once."""
+        return sorted({code.split(".")[0] for code in self.opcodes if re.match(pattern, code)})
+
 
 def read(cubin: bytes) -> Machine:
     """Resource usage and instructions, by the CUDA tools in Triton's own wheel."""

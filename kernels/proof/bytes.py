@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,25 +68,38 @@ def moved(run: Callable[[], object], *, fused: bool) -> Traffic:
     )
 
 
+@dataclass(frozen=True)
+class Streamed:
+    """The kernel's keys, and for torch the cheapest noise there is: one launch of randn."""
+
+    keys: Keys
+
+    def normal(self, like: Tensor) -> Tensor:
+        return torch.randn_like(like)
+
+
+def _noise(rows: int, stage: int) -> Streamed:
+    number = torch.arange(rows)
+    return Streamed(Keys(number, number, number, stage))
+
+
 def sampler_step() -> Callable[[], object]:
     """DPM-Solver++ under guidance on 4 rows of 16×32×32, fp32."""
     x_t, conditional, unconditional, previous = (torch.ones(4, 16, 32, 32) for _ in range(4))
-    number, level = torch.arange(4), torch.zeros(4)
-    row, keys = (
-        Step(level, torch.tensor([[0.5, 0.5, 0.25, 0.0]]).expand(4, 4)),
-        Keys(number, number, number, 0),
-    )
+    level, noise = torch.zeros(4), _noise(4, 0)
+    row = Step(level, torch.tensor([[0.5, 0.5, 0.25, 0.0]]).expand(4, 4))
     guidance = Guidance(unconditional, level + 2)
-    return lambda: dispatch.guided_step(x_t, conditional, previous, row, keys, guidance, clip=False)
+    return lambda: dispatch.guided_step(
+        x_t, conditional, previous, row, noise, guidance, clip=False
+    )
 
 
 def noisy_step() -> Callable[[], object]:
     """The decoder's ancestral step on 4 rows of 3×64×64, fp32, noise included."""
     x_t, v_hat = (torch.ones(4, 3, 64, 64) for _ in range(2))
-    number, level = torch.arange(4), torch.zeros(4)
+    level, noise = torch.zeros(4), _noise(4, 1)
     row = Step(level, torch.tensor([[0.5, 0.5, 0.0, 0.25]]).expand(4, 4))
-    keys = Keys(number, number, number, 1)
-    return lambda: dispatch.guided_step(x_t, v_hat, x_t, row, keys, clip=True)
+    return lambda: dispatch.guided_step(x_t, v_hat, x_t, row, noise, clip=True)
 
 
 def block() -> Callable[[], object]:
