@@ -78,6 +78,7 @@ class FakeEngine:
         self._ids = itertools.count(1)
         self._open = asyncio.Event()
         self._open.set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.in_flight: set[int] = set()
         self.cancelled: list[int] = []
         self.forecast: float | None = None
@@ -103,6 +104,7 @@ class FakeEngine:
 
     async def start(self) -> None:
         """Ready at once."""
+        self._loop = asyncio.get_running_loop()
         self._state = "ready"
         self._describe()
 
@@ -113,12 +115,14 @@ class FakeEngine:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Requests stay in flight inside, and end after."""
+        """Requests stay in flight inside, and end after; from any thread."""
         self._open.clear()
         try:
             yield
         finally:
             self._open.set()
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._open.set)  # the loop may be asleep
 
     async def reload(self, name: str, path: str, *, other_space: bool = False) -> ModelCard:
         """The model of that name with another digest: that of the path."""
