@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from unified_latents.service.engine.messages import Ready
 from unified_latents.service.engine.seam import Death, Status
-from unified_latents.service.engine.telemetry import PRIORITIES, StageName, Tick
+from unified_latents.service.engine.telemetry import PRIORITIES, StageName, Tick, bucket
 
 _REQUEST_BUCKETS = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5),
@@ -218,7 +218,7 @@ class Metrics:
         rows = tick.conditional_rows + tick.unconditional_rows + tick.preview_rows
         stage = tick.stage
         self.batch_rows.labels(stage).observe(rows)
-        self.step_duration.labels(stage, str(_bucket(rows))).observe(tick.seconds)
+        self.step_duration.labels(stage, str(bucket(rows))).observe(tick.seconds)
         self.row_steps.labels(stage, "conditional").inc(tick.conditional_rows)
         self.row_steps.labels(stage, "unconditional").inc(tick.unconditional_rows)
         self.row_steps.labels(stage, "preview").inc(tick.preview_rows)
@@ -255,8 +255,3 @@ class Metrics:
         self.replays.inc(death.replayed)
         self.lost.inc(death.lost)
         self.quarantined.inc(death.quarantined)
-
-
-def _bucket(rows: int) -> int:
-    """The smallest power of two that holds `rows`."""
-    return 1 << max(0, rows - 1).bit_length()

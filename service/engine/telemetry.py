@@ -54,3 +54,8 @@ class Costs(msgspec.Struct, tag="costs", frozen=True):
     costs: tuple[Cost, ...]
     bias: float = 1.0
     """How many times as long as forecast requests took lately."""
+
+
+def bucket(rows: int) -> int:
+    """The smallest power of two that holds `rows`."""
+    return 1 << max(0, rows - 1).bit_length()

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from unified_latents.service.engine.forecast import CostTable, Key
-from unified_latents.service.engine.telemetry import Cost, Costs
+from unified_latents.service.engine.telemetry import Cost, Costs, bucket
 
 _RATE = 0.1
 """Weight of the newest pass in a running mean that has many."""
@@ -28,11 +28,6 @@ log = logging.getLogger(__name__)
 class _File(msgspec.Struct):
     numerics: str
     costs: tuple[Cost, ...]
-
-
-def bucket(rows: int) -> int:
-    """The smallest power of two that holds `rows`."""
-    return 1 << max(0, rows - 1).bit_length()
 
 
 class CostModel:

@@ -5,13 +5,9 @@ from pathlib import Path
 import pytest
 
 from unified_latents.service.engine.forecast import Key
-from unified_latents.service.stepper.costs import CostModel, bucket
+from unified_latents.service.stepper.costs import CostModel
 
 BASE = Key("m", True, "base")
-
-
-def test_buckets_are_powers_of_two() -> None:
-    assert [bucket(rows) for rows in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]
 
 
 def test_a_bucket_holds_a_running_mean_of_rows_and_seconds() -> None:
