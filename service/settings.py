@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=state_folder)
     models: Annotated[dict[str, str], NoDecode] = {}
     """Name → checkpoint folder; empty: the shipped model."""
+    hosts: Annotated[frozenset[str], NoDecode] = frozenset()
+    """Names, parted by commas, under which a proxy passes requests on to a service without keys;
+    it answers to those of this machine anyway."""
     allow_anonymous: bool = False
     api_keys: str = ""
     """Lines that `ul-serve key` wrote, parted by line ends or `;`."""
@@ -119,6 +122,14 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return dict(parse_model(part) for part in value.split(",") if part.strip())
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: object) -> object:
+        """`UL_HOSTS=latents.example.org,other.example.org`."""
+        if not isinstance(value, str):
+            return value
+        return frozenset(part.strip().lower() for part in value.split(",") if part.strip())
 
     @field_validator("threads")
     @classmethod

@@ -14,6 +14,7 @@ from fastapi import Depends, FastAPI
 from unified_latents.service.engine.seam import Engine
 from unified_latents.service.http import decode, encode, generate, openapi, problems, replay
 from unified_latents.service.http.access.middleware import BodyLimit, RequestContext
+from unified_latents.service.http.access.rebinding import LocalNames
 from unified_latents.service.http.core import Service, check_key
 from unified_latents.service.http.jobs import routes as jobs_routes
 from unified_latents.service.http.openai import errors, images, models
@@ -21,7 +22,7 @@ from unified_latents.service.http.operator import about, admin
 from unified_latents.service.jobs.runtime import Jobs
 from unified_latents.service.keys import KeyRing
 from unified_latents.service.metrics import Metrics
-from unified_latents.service.settings import Settings
+from unified_latents.service.settings import Settings, is_loopback
 
 DESCRIPTION = """
 Images to latents and back, and new ones from a label: Unified Latents (arXiv 2602.17270).
@@ -63,6 +64,8 @@ def create_app(
         app.include_router(room.router)
     problems.install(app, {errors.PREFIX: errors.response})
     app.add_middleware(BodyLimit, limit=settings.max_body)
+    if not ring and is_loopback(settings.host):
+        app.add_middleware(LocalNames, hosts=settings.hosts)
     app.add_middleware(RequestContext, metrics=metrics)
     if rooms is ROOMS:
         app.openapi = functools.cache(lambda: openapi.document(app, keys=bool(ring)))  # type: ignore[method-assign]

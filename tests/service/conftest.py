@@ -209,5 +209,5 @@ def fake() -> FakeEngine:
 def client(fake: FakeEngine) -> Iterator[TestClient]:
     """The application around an engine in memory; errors are answers, not exceptions."""
     app = create_app(Settings(max_body=64 * 1024, max_pixels=10_000), fake, Metrics())
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client

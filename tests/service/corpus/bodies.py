@@ -164,9 +164,9 @@ def _chunks(max_body: int) -> Iterator[tuple[str, Case]]:
 
 
 def _protocol() -> Iterator[tuple[str, Case]]:
-    line = b"POST /generate HTTP/1.1\r\nHost: x\r\n"
+    line = b"POST /generate HTTP/1.1\r\nHost: localhost\r\n"
     yield "no HTTP at all", Case((b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20,), 400)
-    yield "HTTP/9.9", Case((b"POST /generate HTTP/99.9\r\nHost: x\r\n\r\n",), 400)
+    yield "HTTP/9.9", Case((b"POST /generate HTTP/99.9\r\nHost: localhost\r\n\r\n",), 400)
     yield "a header without a colon", Case((line + b"nonsense\r\n\r\n",), 400)
     yield "a header of 8 MB", Case((line + b"X: ", *[b"a" * 2**20] * 8, b"\r\n\r\n"), 400)
     yield "headers without end", Case((line, *[b"X-A: b\r\n" * 10**4] * 100), 400)

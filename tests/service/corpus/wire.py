@@ -52,7 +52,7 @@ def request(
 
 def head(target: str, content_type: str, **headers: str) -> bytes:
     """Request line and headers of a POST."""
-    lines = [f"POST {target} HTTP/1.1", "Host: corpus", f"Content-Type: {content_type}"]
+    lines = [f"POST {target} HTTP/1.1", "Host: localhost", f"Content-Type: {content_type}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1")
 

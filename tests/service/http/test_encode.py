@@ -123,7 +123,9 @@ def test_a_broken_form_is_a_problem(client: TestClient, check_problem: CheckProb
 
 def test_only_the_picture_may_be_long(fake: FakeEngine, check_problem: CheckProblem) -> None:
     crowd = {f"field{i}": i for i in range(8000)}
-    with TestClient(create_app(Settings(max_body=2**20), fake, Metrics())) as roomy:
+    with TestClient(
+        create_app(Settings(max_body=2**20), fake, Metrics()), base_url="http://localhost"
+    ) as roomy:
         for route in ("/generate", "/encode"):
             check_problem(roomy.post(route, json=crowd), 413, "body")
         few = dict(list(crowd.items())[:2000])

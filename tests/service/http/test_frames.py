@@ -32,7 +32,7 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def http(engine: FakeEngine) -> Iterator[TestClient]:
     app = create_app(Settings(max_pixels=10_000), engine, Metrics())
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client
 
 

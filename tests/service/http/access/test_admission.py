@@ -142,7 +142,9 @@ SECRET, KEY = create("alice", ["generate"], 40)
 def narrow(fake: FakeEngine) -> Iterator[TestClient]:
     """Room for one request of sixteen row-steps, and a budget for two a minute."""
     app = create_app(Settings(queue_row_steps=20), fake, Metrics(), KeyRing([KEY]))
-    with TestClient(app, headers={"authorization": f"Bearer {SECRET}"}) as client:
+    with TestClient(
+        app, base_url="http://localhost", headers={"authorization": f"Bearer {SECRET}"}
+    ) as client:
         yield client
 
 

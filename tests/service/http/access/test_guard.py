@@ -30,7 +30,7 @@ GUARDED = [(route, method) for route, method in CALLS if needed(route) != OPEN]
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    with TestClient(APP, raise_server_exceptions=False) as client:
+    with TestClient(APP, base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client
 
 
@@ -94,7 +94,7 @@ def test_a_route_that_says_nothing_is_nobodys(fake: FakeEngine) -> None:
     async def forgotten() -> str:
         return "secret"
 
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://localhost") as client:
         assert client.get("/forgotten").status_code == 403
 
 

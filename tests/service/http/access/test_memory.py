@@ -26,7 +26,9 @@ def caching(fake: FakeEngine, tmp_path: Path) -> Iterator[TestClient]:
     """A key with a budget for one request of this size a minute."""
     settings = Settings(cache=tmp_path / "cache")
     app = create_app(settings, fake, Metrics(), KeyRing([KEY]))
-    with TestClient(app, headers={"authorization": f"Bearer {SECRET}"}) as client:
+    with TestClient(
+        app, base_url="http://localhost", headers={"authorization": f"Bearer {SECRET}"}
+    ) as client:
         yield client
 
 

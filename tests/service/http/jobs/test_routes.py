@@ -46,7 +46,7 @@ def open_desk(url: str, tmp_path: Path) -> Iterator[Callable[..., tuple[TestClie
     def make(**said: Any) -> tuple[TestClient, FakeEngine]:
         desk = Desk(said.pop("redis_url", url), tmp_path, **said)
         app = create_app(desk.jobs._settings, desk.engine, desk.metrics, jobs=desk.jobs)
-        opened.append(TestClient(app, raise_server_exceptions=False))
+        opened.append(TestClient(app, base_url="http://localhost", raise_server_exceptions=False))
         return opened[-1].__enter__(), desk.engine
 
     yield make
@@ -225,7 +225,7 @@ def test_a_new_clip_is_a_job_unless_it_is_waited_for(
     desk = Desk(url, tmp_path)
     desk.engine._models = {"film": film}
     app = create_app(desk.jobs._settings, desk.engine, desk.metrics, jobs=desk.jobs)
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://localhost") as client:
         later = client.post("/generate", json=REQUEST)
         assert later.status_code == 202
         assert finished(client, later.headers["location"])["state"] == "succeeded"

@@ -38,7 +38,7 @@ def swapping(fake: FakeEngine, root: Path) -> Iterator[TestClient]:
     settings = Settings(
         models={"fake": str(root / "a"), "plain": str(root / "a")}, models_root=root
     )
-    with TestClient(create_app(settings, fake, Metrics())) as client:
+    with TestClient(create_app(settings, fake, Metrics()), base_url="http://localhost") as client:
         yield client
 
 

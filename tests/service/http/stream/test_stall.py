@@ -23,7 +23,7 @@ BODY = b'{"label": 0, "n": 24, "stream": true, "previews": 16, "format": "png"}'
 
 
 def _post(body: bytes) -> bytes:
-    head = "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 

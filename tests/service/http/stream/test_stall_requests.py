@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 from unified_latents.service.http.stream.stall import Connection
 
 READ = 0.3
-HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
+HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
 Message = MutableMapping[str, Any]
 
 
@@ -68,7 +68,7 @@ async def _said(server: asyncio.Server, *parts: bytes, pause: float = 0.0) -> by
         HEAD + b"Content-Length: 1000\r\n\r\n12345678",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n8\r\n1234",
         HEAD + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n",
-        b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n1",
+        b"POST /early HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n1",
         HEAD + b"Content-Length: 0\r\n\r\nGET / HT",
     ],
 )
