@@ -103,6 +103,8 @@ class Settings(BaseSettings):
     jobs: bool = True
     job_slots: int = Field(default=4, ge=0, le=256)
     """Jobs at once on this process's engine; 0: only `ul-serve worker` carries them out."""
+    max_jobs: int = Field(default=25_000, ge=1)
+    """Jobs that may wait at once; one more is refused."""
     job_snapshots: int = Field(default=10, ge=0)
     """Sample steps after which a job's state is kept, for whoever goes on with it; 0: never."""
     job_answers: float = Field(default=86_400.0, gt=0)

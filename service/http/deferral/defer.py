@@ -13,7 +13,13 @@ from unified_latents.service.http import core
 from unified_latents.service.http.access.guard import forbidden
 from unified_latents.service.http.deferral.views import view
 from unified_latents.service.http.negotiation import JSON
-from unified_latents.service.http.problems import FieldError, Problem, invalid, unavailable
+from unified_latents.service.http.problems import (
+    FieldError,
+    Problem,
+    invalid,
+    retry_headers,
+    unavailable,
+)
 from unified_latents.service.jobs.calls import Call
 from unified_latents.service.jobs.connection import StoreDownError
 from unified_latents.service.jobs.job import FINISHED, Job
@@ -25,6 +31,8 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _PLAIN = Options()
 _POLL_MS = 500
 """After which a client that polls should look again."""
+_FULL = 10.0
+"""Seconds after which a client that found the queue full should try again."""
 
 
 def wanted(request: Request, *, slow: bool = False) -> bool:
@@ -59,11 +67,13 @@ async def defer(request: Request, call: Call, options: Options = _PLAIN) -> Resp
     check(core.caller(request), call)
     digest = await _digest(request)
     identity = _identity(request.headers.get("idempotency-key"), owner)
+    charged = 0
     try:
         if not await jobs.queue.knows(identity, owner):
-            service.admission.charge(core.caller(request), row_steps(call.message))
+            charged = await _charge(request, jobs, row_steps(call.message))
         made = await jobs.submit(identity, call, digest, owner, options)
     except StoreDownError as error:
+        service.admission.give_back(core.caller(request), charged)
         raise down(error) from error
     if made.job.spec.digest != digest:
         message = "stands for another request"
@@ -73,8 +83,9 @@ async def defer(request: Request, call: Call, options: Options = _PLAIN) -> Resp
 
 
 def check(caller: Caller, call: Call) -> None:
-    """A key that queues a call needs to be for jobs, and for the call."""
-    for scope in ("jobs", kind(call)):
+    """A key that queues a call needs to be for jobs, for the call, and for its priority."""
+    urgent = ("high",) if call.message.priority == "high" else ()
+    for scope in ("jobs", kind(call), *urgent):
         if not caller.may(scope):
             raise forbidden(scope)
 
@@ -90,6 +101,19 @@ def polling(job: Job) -> dict[str, str]:
         return {}
     seconds = -(-_POLL_MS // 1000)
     return {"Retry-After": str(seconds), "openai-poll-after-ms": str(_POLL_MS)}
+
+
+async def _charge(request: Request, jobs: Jobs, cost: int) -> int:
+    """Take the row-steps of a new job from its key's budget, where the queue has room for it."""
+    service = core.of(request)
+    waiting, limit = (await jobs.queue.counts())["queued"], service.settings.max_jobs
+    if waiting >= limit:
+        service.metrics.on_refusal("jobs")
+        message = f"{waiting} jobs wait already"
+        fault = FieldError(field="queue", message=message, limit=limit)
+        raise Problem(503, "jobs_full", message, [fault], retry_headers(_FULL))
+    service.admission.charge(core.caller(request), cost)
+    return cost
 
 
 def _accepted(request: Request, made: Submitted, answers: float) -> Response:

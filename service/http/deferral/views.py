@@ -146,7 +146,7 @@ def view(job: Job, answers: float) -> JobView:
             done=job.progress.done,
             steps=job.progress.steps,
             stage=job.progress.stage,
-            eta=job.progress.eta,
+            eta=None if job.state in jobs.FINISHED else job.progress.eta,
         ),
         attempts=job.attempts,
         created_at=moment(job.created),

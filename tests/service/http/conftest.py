@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from redis import Redis
+from starlette.testclient import TestClient
+
+from tests.service.jobs.conftest import Desk, start_store
+from unified_latents.service.engine.fake import FakeEngine
+from unified_latents.service.http.app import create_app
+from unified_latents.service.jobs.server import find_server
 
 
 @pytest.fixture
@@ -31,6 +39,39 @@ def picture() -> Callable[..., bytes]:
         return stream.getvalue()
 
     return draw
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("store")
+    process = start_store(folder, find_server())
+    yield f"unix://{folder / 's'}"
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture
+def url(server: str) -> str:
+    """A store that holds nothing."""
+    with Redis.from_url(server) as client:
+        client.flushall()
+    return server
+
+
+@pytest.fixture
+def open_desk(url: str, tmp_path: Path) -> Iterator[Callable[..., tuple[TestClient, FakeEngine]]]:
+    """Applications with jobs on one store."""
+    opened: list[TestClient] = []
+
+    def make(**said: Any) -> tuple[TestClient, FakeEngine]:
+        desk = Desk(said.pop("redis_url", url), tmp_path, **said)
+        app = create_app(desk.jobs._settings, desk.engine, desk.metrics, jobs=desk.jobs)
+        opened.append(TestClient(app, base_url="http://localhost", raise_server_exceptions=False))
+        return opened[-1].__enter__(), desk.engine
+
+    yield make
+    for client in opened:
+        client.__exit__(None, None, None)
 
 
 @pytest.fixture

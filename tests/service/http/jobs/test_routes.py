@@ -3,55 +3,20 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from redis import Redis
 from starlette.testclient import TestClient
 
-from tests.service.jobs.conftest import Desk, Saying, start_store
+from tests.service.jobs.conftest import Desk, Saying
 from unified_latents.service.engine.fake import FakeEngine, fake_card
 from unified_latents.service.http.app import create_app
-from unified_latents.service.jobs.server import find_server
 
 REQUEST = {"label": "circle", "seed": 4}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("store")
-    process = start_store(folder, find_server())
-    yield f"unix://{folder / 's'}"
-    process.terminate()
-    process.wait(10)
-
-
-@pytest.fixture
-def url(server: str) -> str:
-    """A store that holds nothing."""
-    with Redis.from_url(server) as client:
-        client.flushall()
-    return server
-
-
-@pytest.fixture
-def open_desk(url: str, tmp_path: Path) -> Iterator[Callable[..., tuple[TestClient, FakeEngine]]]:
-    """Applications with jobs on one store."""
-    opened: list[TestClient] = []
-
-    def make(**said: Any) -> tuple[TestClient, FakeEngine]:
-        desk = Desk(said.pop("redis_url", url), tmp_path, **said)
-        app = create_app(desk.jobs._settings, desk.engine, desk.metrics, jobs=desk.jobs)
-        opened.append(TestClient(app, base_url="http://localhost", raise_server_exceptions=False))
-        return opened[-1].__enter__(), desk.engine
-
-    yield make
-    for client in opened:
-        client.__exit__(None, None, None)
 
 
 @pytest.fixture
@@ -89,6 +54,7 @@ def test_a_call_becomes_a_job_with_the_same_answer(client: TestClient) -> None:
     path = later.headers["location"]
     job = finished(client, path)
     assert (job["state"], job["kind"], job["attempts"]) == ("succeeded", "generate", 1)
+    assert job["progress"]["eta"] is None
     result = client.get(f"{path}/result")
     assert result.content == at_once.content
     for name in ("content-type", "ul-seed", "ul-receipt"):
