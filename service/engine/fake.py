@@ -60,6 +60,7 @@ def fake_card(name: str = "fake", kind: str = "generator") -> ModelCard:
         latent_shape=(4, 2, 2),
         latent_space=hashlib.sha256(b"space" + name.encode()).hexdigest()[:32],
         lambda_0=5.0,
+        lambda_1=-10.0,
         defaults=Defaults(Trajectory(4, "dpmpp-2m"), Trajectory(4, "ancestral"), 1.5, None),
         data=DataSource("fake", "none", "CC0-1.0"),
         licence="Apache-2.0",

@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from struct import pack, unpack
 from typing import NamedTuple
 
 from unified_latents.service.engine.messages import Decode, Encode, Generate, Request
@@ -26,8 +27,8 @@ class Leg(NamedTuple):
 
     stage: StageName
     passes: int
-    rows: int
-    """In each pass; at most, where guidance has an interval."""
+    rows: float
+    """In a pass, on average: two while guided, one outside of the guidance interval."""
 
 
 class Key(NamedTuple):
@@ -42,7 +43,8 @@ def legs(request: Request) -> list[Leg]:
     """A sample's way through the engine."""
     match request:
         case Generate():
-            base = Leg("base", request.base.steps, 1 if request.guidance == 1 else 2)
+            steps, guided = request.base.steps, guided_steps(request)
+            base = Leg("base", steps, (steps + guided) / steps)
             decode = [Leg("decode", request.decode.steps, 1)] if request.decode else []
             return [base, *decode]
         case Decode():
@@ -50,6 +52,18 @@ def legs(request: Request) -> list[Leg]:
         case Encode():
             rate = [Leg("rate", -(-request.levels // RATE_ROWS), 1)] if request.levels else []
             return [Leg("encode", 1, 1), *rate]
+
+
+def guided_steps(request: Generate) -> int:
+    """Base steps that evaluate the unconditional row too."""
+    if request.guidance == 1:
+        return 0
+    if request.interval is None or request.levels is None:
+        return request.base.steps
+    (low, high), (noisiest, finest) = request.interval, request.levels
+    steps = request.base.steps
+    levels = (noisiest + k * (finest - noisiest) / steps for k in range(steps))
+    return sum(low <= unpack("f", pack("f", level))[0] <= high for level in levels)
 
 
 def samples(request: Request) -> int:
@@ -64,8 +78,8 @@ def samples(request: Request) -> int:
 
 
 def row_steps(request: Request) -> int:
-    """Network evaluations of one row that a request asks for, at most."""
-    each = sum(leg.passes * leg.rows for leg in legs(request))
+    """Network evaluations of one row that a request asks for."""
+    each = sum(round(leg.passes * leg.rows) for leg in legs(request))
     return samples(request) * each
 
 
@@ -166,7 +180,7 @@ class Forecast:
             return self._pass(request, leg, 1) or 0.0
 
         heaviest = max(legs(request), key=lambda leg: leg.passes * alone(leg))
-        one, most = alone(heaviest), max(1, self._capacity // heaviest.rows)
+        one, most = alone(heaviest), max(1, int(self._capacity // heaviest.rows))
 
         @cache
         def shared(count: int) -> float:

@@ -14,12 +14,10 @@ import msgspec
 
 from unified_latents.service.engine.telemetry import Priority, StageName
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 SamplerName = Literal["ancestral", "ddim", "dpmpp-2m"]
 LatentKind = Literal["z_clean", "z_0"]
-
-
 ErrorCode = Literal[
     "nonfinite",
     "engine_error",
@@ -121,6 +119,8 @@ class Generate(msgspec.Struct, tag="generate", frozen=True):
     """Seconds from arrival to the answer; after them, `deadline_exceeded`."""
     previews: int = 0
     """Early looks at each sample, evenly spaced over its steps."""
+    levels: tuple[float, float] | None = None
+    """λ(1) and λ(0), λ linear between them: the interval's price; None: all steps are guided."""
     frames: Array | None = None
     """The known first frames of a clip, uint8 [c, k, H, W]; none: nothing is known."""
     snapshot_every: int = 0
@@ -216,6 +216,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     latent_shape: tuple[int, ...]
     latent_space: str
     lambda_0: float
+    lambda_1: float
     defaults: Defaults
     data: DataSource
     licence: str

@@ -74,6 +74,7 @@ def to_message(
         ),
         guidance=defaults.guidance if body.guidance is None else body.guidance,
         interval=body.guidance_interval if "guidance_interval" in said else defaults.interval,
+        levels=(card.lambda_1, card.lambda_0),
         decode=Trajectory(
             body.steps.decode or defaults.decode.steps,
             body.sampler.decode or defaults.decode.sampler,

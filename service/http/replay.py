@@ -34,6 +34,8 @@ from unified_latents.service.settings import Settings
 
 LATENT_TOLERANCE = 1e-3
 IMAGE_TOLERANCE = 2.0
+_ENGINE = ("kernel_set", "numerics")
+"""What a receipt says of the engine alone."""
 
 router = APIRouter()
 
@@ -64,8 +66,9 @@ async def replay(request: Request) -> Response:
         raise _numerics_mismatch(receipt, ready)
     original = _original(body)
     rerun = await service.in_thread(lambda: _rerun(body, card, service.settings))
-    data = await _run(request, rerun, receipt, card)
     receipts = Receipts(ready, card, rerun.message, receipt.format, rerun.source, receipt.fit)
+    _check_written(receipt, receipts.of(0, b"", n=receipt.n), same=same)
+    data = await _run(request, rerun, receipt, card)
     fresh = receipts.of(0, data, n=receipt.n)
     match = fresh.sha256 == receipt.sha256
     if not match and same and (receipt.strict or not body.tolerance):
@@ -161,6 +164,15 @@ def _check_format(receipt: Receipt, card: ModelCard) -> None:
         raise invalid("receipt.format", "is none of this model's", ", ".join(known))
 
 
+def _check_written(receipt: Receipt, ours: Receipt, *, same: bool) -> None:
+    """A 422 about a field that the run does not need and that we would have written otherwise."""
+    apart = {"model", "codec", "sha256"} if same else {"model", "codec", "sha256", *_ENGINE}
+    said, written = receipt.model_dump(exclude=apart), ours.model_dump(exclude=apart)
+    for field, value in written.items():
+        if said[field] != value:
+            raise invalid(f"receipt.{field}", "does not fit the rest of the receipt", str(value))
+
+
 def _rerun(body: ReplayRequest, card: ModelCard, settings: Settings) -> Rerun:
     """The engine's request again; a 422 where the receipt is not one that we wrote."""
     receipt = body.receipt
@@ -180,6 +192,8 @@ def _shown(body: ReplayRequest, card: ModelCard, max_pixels: int) -> Array | Non
     """The frames that a clip went on from: those of the input's file."""
     digest = body.receipt.input_sha256
     if digest is None:
+        if body.input is not None:
+            raise invalid("input", "the receipt is of nothing that was sent")
         return None
     if body.input is None:
         raise invalid("input", "required: the receipt is of a clip that goes on from frames")
@@ -205,6 +219,7 @@ def _generate(receipt: Receipt, card: ModelCard, known: Array | None) -> Generat
         base=_trajectory(receipt, "base"),
         guidance=receipt.guidance,
         interval=receipt.guidance_interval,
+        levels=(card.lambda_1, card.lambda_0),
         decode=None if receipt.format == "latents" else _trajectory(receipt, "decode"),
         frames=known,
     )

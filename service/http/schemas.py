@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from unified_latents.service.engine.messages import LatentKind, SamplerName
 from unified_latents.service.engine.telemetry import Priority
@@ -16,11 +16,19 @@ MAX_STEPS = 1000
 MAX_LEVELS = 1024
 MAX_PREVIEWS = 16
 
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError("must be [lo, hi] with lo ≤ hi")
+    return value
+
+
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 ModelName = Annotated[str, Field(min_length=1, max_length=64)]
 Label = Annotated[StrictInt, Field(ge=0)] | Annotated[StrictStr, Field(max_length=200)] | None
 Level = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+Interval = Annotated[tuple[Level, Level], AfterValidator(_ordered)]
 Timeout = Annotated[float, Field(gt=0, le=86_400)]
 Previews = Annotated[int, Field(ge=0, le=MAX_PREVIEWS)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
@@ -73,7 +81,7 @@ class GenerateRequest(Body):
     guidance: Guidance | None = Field(
         None, description="w of uncond + w (cond − uncond); 1 is none."
     )
-    guidance_interval: tuple[Level, Level] | None = Field(
+    guidance_interval: Interval | None = Field(
         None, description="Guide only where lo ≤ λ ≤ hi; null guides everywhere."
     )
     strict: bool = Field(True, description="Bytes that do not depend on other requests.")
@@ -84,13 +92,6 @@ class GenerateRequest(Body):
     format: Format | None = Field(None, description="What is inside the answer; beats Accept.")
     stream: bool = Field(False, description="Answer with server-sent events as the work goes on.")
     previews: Previews = Field(0, description="Early looks at each sample, in a stream.")
-
-    @field_validator("guidance_interval")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value and value[0] > value[1]:
-            raise ValueError("must be [lo, hi] with lo ≤ hi")
-        return value
 
 
 class EncodeBody(Body):
@@ -156,7 +157,7 @@ class Receipt(Body):
     sample: Index
     n: int = Field(1, ge=1)
     guidance: Guidance | None = None
-    guidance_interval: tuple[Level, Level] | None = None
+    guidance_interval: Interval | None = None
     label: Index | None = None
     kind: LatentKind | None = None
     fit: Fit | None = None

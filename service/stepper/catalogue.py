@@ -58,6 +58,7 @@ def _card(name: str, loaded: checkpoint.Checkpoint, report: CanaryReport) -> Mod
         latent_shape=config.latent_shape,
         latent_space=loaded.manifest.latent_space,
         lambda_0=config.lambda_0,
+        lambda_1=config.latent_schedule.lambda_min,
         defaults=_defaults(loaded),
         data=DataSource(card.data.name, card.data.source, card.data.licence),
         licence=card.licence,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from PIL import Image
 
 LATENT = "application/vnd.ul.latent+safetensors"
@@ -49,3 +50,37 @@ def _again(live: Any, receipt: dict[str, Any], b64: str, source: bytes | None = 
     assert answer.json()["match"]
     assert answer.json()["b64"] == b64
     assert answer.json()["receipt"] == receipt
+
+
+ELSE: dict[str, Any] = {
+    "operation": "decode",
+    "digest": "0" * 64,
+    "kernel_set": "other",
+    "numerics": "other",
+    "codec": "other",
+    "format": "webp",
+    "sampler": {"base": "ddim", "decode": "ddim"},
+    "steps": {"base": 3, "decode": 3},
+    "seed": 77,
+    "sample": 1,
+    "n": 2,
+    "guidance": 3.25,
+    "guidance_interval": [-1.0, 1.0],
+    "label": 1,
+    "kind": "z_0",
+    "fit": "crop",
+    "input_sha256": "1" * 64,
+    "strict": False,
+    "sha256": "2" * 64,
+}
+
+
+@pytest.mark.parametrize("field", ELSE)
+def test_no_field_of_a_receipt_is_without_meaning(live: Any, field: str) -> None:
+    """But the model's name, which a server chooses: its digest says which one it is."""
+    asked = {"model": "tiny", "label": 0, "seed": 5, "guidance": 2.0}
+    receipt = live.http.post("/generate", json=asked).json()["data"][0]["receipt"]
+    assert set(ELSE) == set(receipt) - {"model"}
+    assert receipt[field] != ELSE[field]
+    answer = live.http.post("/replay", json={"receipt": {**receipt, field: ELSE[field]}})
+    assert answer.status_code in (409, 422), answer.text

@@ -169,6 +169,10 @@ def test_other_bytes_on_an_equal_engine(
         ({"sha256": "short"}, "receipt.sha256"),
         ({"operation": "decode"}, "input"),
         ({"surprise": 1}, "receipt.surprise"),
+        ({"guidance_interval": [2, -2]}, "receipt.guidance_interval"),
+        ({"kernel_set": "other"}, "receipt.kernel_set"),
+        ({"kind": "z_0"}, "receipt.kind"),
+        ({"fit": "pad"}, "receipt.fit"),
     ],
 )
 def test_receipts_that_we_did_not_write(
@@ -176,6 +180,13 @@ def test_receipts_that_we_did_not_write(
 ) -> None:
     receipt = copy.deepcopy(_item(client, ok)["receipt"]) | change
     check_problem(client.post("/replay", json={"receipt": receipt}), 422, field)
+
+
+def test_nothing_is_sent_that_the_receipt_is_not_of(
+    client: TestClient, ok: Ok, check_problem: CheckProblem
+) -> None:
+    body = {"receipt": _item(client, ok)["receipt"], "input": "AAAA"}
+    check_problem(client.post("/replay", json=body), 422, "input")
 
 
 def test_a_model_without_a_base_cannot_replay_a_generation(

@@ -61,7 +61,7 @@ class Machine:
 
     def _enter(self, job: Job, stage: int) -> None:
         leg = legs(job.request)[stage]
-        self._scheduler.add(job.request.id, Row(job, leg.stage, leg.rows, leg.passes))
+        self._scheduler.add(job.request.id, Row(job, leg.stage, round(leg.rows), leg.passes))
 
     def step(self) -> bool:
         batch = self._scheduler.pick(self.now)

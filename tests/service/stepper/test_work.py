@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unified_latents.kernels import noise
+from unified_latents.models import sampling
 from unified_latents.models.sampling import Stage
+from unified_latents.models.schedule import LinearSchedule
+from unified_latents.service.engine.forecast import guided_steps, row_steps
+from unified_latents.service.engine.messages import Generate, Trajectory
 from unified_latents.service.stepper import work
 
 
@@ -16,3 +22,19 @@ def test_blocks_of_noise_are_the_noise_of_each_step() -> None:
             size = torch.Size(shape).numel()
             alone = noise.normal(seed, sample, torch.tensor([step]), Stage.DECODE, size)
             assert torch.equal(drawn.at(step), alone.reshape(shape))
+
+
+level = st.one_of(st.integers(-12, 6), st.floats(-12, 6, width=32))
+
+
+@given(st.integers(1, 60), level, level)
+def test_guided_steps_are_those_of_the_trajectory(steps: int, one: float, other: float) -> None:
+    """What is charged for an interval is what the engine runs."""
+    interval = (float(min(one, other)), float(max(one, other)))
+    schedule = LinearSchedule(-10.0, 5.0)
+    how = Trajectory(steps, "ddim")
+    request = Generate(0, "m", True, 1, 0, 1, 0, how, 2.0, interval, None, levels=(-10.0, 5.0))
+    plan = sampling.plan(schedule, steps, "ddim", to_mean=False)
+    guided = sum(interval[0] <= x <= interval[1] for x in plan.log_snr.tolist())
+    assert guided_steps(request) == guided
+    assert row_steps(request) == steps + guided
