@@ -188,6 +188,12 @@ class Metrics:
             buckets=(0, 1, 5, 10, 20, 50, 100, 200, 500, 1000),
             registry=registry,
         )
+        self.webhook_deliveries = Counter(
+            "ul_webhook_deliveries_total",
+            "Tries to tell a URL of a job's end.",
+            ["outcome"],
+            registry=registry,
+        )
         self.lease_lost = Counter(
             "ul_lease_lost_total", "Jobs that a worker had to let go.", registry=registry
         )

@@ -6,6 +6,7 @@ keys only this machine may call.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 SHIPPED = "fashion"
 """The model that comes with the package."""
+_WEBHOOK_SECRET = "whsec_"
 
 
 def state_folder() -> Path:
@@ -39,6 +41,20 @@ def parse_model(text: str) -> tuple[str, str]:
     if len(name) > 64 or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ValueError("a model's name has at most 64 letters, digits, '-', '_' and '.'")
     return name, folder
+
+
+def parse_secrets(text: str) -> list[bytes]:
+    """`whsec_<base64>`, parted by `;` or spaces; a `ValueError` for what is none."""
+    found = []
+    for part in text.replace(";", " ").split():
+        try:
+            secret = base64.b64decode(part.removeprefix(_WEBHOOK_SECRET), validate=True)
+        except ValueError:
+            secret = b""
+        if not part.startswith(_WEBHOOK_SECRET) or not 24 <= len(secret) <= 64:
+            raise ValueError(f"a secret is written {_WEBHOOK_SECRET} and 24 to 64 bytes as base64")
+        found.append(secret)
+    return found
 
 
 class Settings(BaseSettings):
@@ -117,6 +133,14 @@ class Settings(BaseSettings):
     job_stalled: float = Field(default=15.0, gt=0)
     """Seconds between two looks for jobs whose lease has run out."""
 
+    webhook_secrets: str = Field(default="", repr=False)
+    """`whsec_…`, parted by `;`: what webhooks are signed with, each of them; none: no webhooks."""
+    webhook_hosts: Annotated[frozenset[str], NoDecode] = frozenset()
+    """Hosts, parted by commas, that may be told though they are not public or speak plain HTTP."""
+    webhook_attempts: int = Field(default=10, ge=1, le=100)
+    webhook_backoff: float = Field(default=10.0, gt=0)
+    """Seconds before the second try; each later one waits twice as long."""
+
     @field_validator("models", mode="before")
     @classmethod
     def _models(cls, value: object) -> object:
@@ -125,7 +149,13 @@ class Settings(BaseSettings):
             return value
         return dict(parse_model(part) for part in value.split(",") if part.strip())
 
-    @field_validator("hosts", mode="before")
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _secrets(cls, value: str) -> str:
+        parse_secrets(value)
+        return value
+
+    @field_validator("hosts", "webhook_hosts", mode="before")
     @classmethod
     def _hosts(cls, value: object) -> object:
         """`UL_HOSTS=latents.example.org,other.example.org`."""

@@ -42,6 +42,8 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     owner: str = ""
     deadline: float | None = None
     """Seconds from submission."""
+    webhook: str | None = None
+    """The URL that is told of the job's end."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -69,6 +71,16 @@ class Outcome(msgspec.Struct, frozen=True):
     headers: dict[str, str]
 
 
+class WebhookState(msgspec.Struct, frozen=True):
+    """How far the telling of a job's end has come."""
+
+    state: Literal["pending", "delivered", "failed"] = "pending"
+    attempts: int = 0
+    status: int | None = None
+    """Of the last answer."""
+    trouble: str = ""
+
+
 class Job(msgspec.Struct, frozen=True):
     """A job as it is now; times are seconds since 1970."""
 
@@ -87,6 +99,7 @@ class Job(msgspec.Struct, frozen=True):
     cancelling: bool = False
     reason: Reason | None = None
     outcome: Outcome | None = None
+    webhook: WebhookState | None = None
 
     @property
     def expires_at(self) -> float | None:
@@ -126,7 +139,15 @@ def read(identity: str, fields: Mapping[str, str], state: str, *, locked: bool, 
         cancelling=cancelling and shown == "running",
         reason=reason,
         outcome=msgspec.json.decode(outcome, type=Outcome) if outcome else None,
+        webhook=_webhook(spec, fields),
     )
+
+
+def _webhook(spec: Spec, fields: Mapping[str, str]) -> WebhookState | None:
+    held = fields.get("ul:hook")
+    if held is not None:
+        return msgspec.json.decode(held, type=WebhookState)
+    return WebhookState() if spec.webhook else None
 
 
 def failures(fields: Mapping[str, str]) -> int:

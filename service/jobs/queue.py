@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
 import bullmq
@@ -11,6 +11,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from unified_latents.service.jobs.connection import answering
+from unified_latents.service.jobs.hooks import Hooks
 from unified_latents.service.jobs.job import FINISHED, STARTS, Job, Spec, State, read
 
 NAME = "jobs"
@@ -26,7 +27,7 @@ return 1
 """
 _RENEW = """
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
-redis.call('HDEL', KEYS[1], 'stc', 'defa', 'ul:cancel', 'ul:done', 'progress')
+redis.call('HDEL', KEYS[1], 'stc', 'defa', 'ul:cancel', 'ul:done', 'ul:hook', 'progress')
 redis.call('HSET', KEYS[1], 'ul:since', ARGV[2])
 return 1
 """
@@ -66,6 +67,7 @@ class JobQueue:
         self.client = client
         self.answers = answers
         self._keep = keep
+        self.hooks = Hooks(client, f"{PREFIX}:{NAME}")
         self._queue = bullmq.Queue(NAME, {"connection": client, "prefix": PREFIX})
         self._scripts = self._queue.backend.scripts
         self._mark = client.register_script(_MARK)
@@ -74,11 +76,31 @@ class JobQueue:
     async def submit(self, identity: str, spec: Spec, priority: int) -> Submitted:
         """Queue a job, unless one of that id is there and its answer is kept still."""
         async with answering():
+            if spec.webhook:
+                await self.hooks.expect(identity)
             job, new = await self._add(identity, spec, priority)
             if not new and self.expired(job):
                 await self._queue.remove(identity)
                 job, new = await self._add(identity, spec, priority)
+            if spec.webhook and job.finished is not None:
+                await self.hooks.drop(identity)
         return Submitted(job, new)
+
+    async def read(self, identities: Sequence[str]) -> list[Job]:
+        """Each job as one moment shows it, whoever's it is; those that are gone are left out."""
+        async with answering():
+            return await self._read(identities)
+
+    async def ended_unseen(self) -> AsyncGenerator[Job, None]:
+        """Jobs that have ended and of which nobody is told yet."""
+        async for batch in self.hooks.expected():
+            found = {job.id: job for job in await self.read(batch)}
+            for identity in batch:
+                job = found.get(identity)
+                if job is None:
+                    await self.hooks.drop(identity)
+                elif job.finished is not None:
+                    yield job
 
     async def get(self, identity: str, owner: str) -> Job:
         """A job of its owner's; `UnknownJobError`."""
@@ -126,6 +148,8 @@ class JobQueue:
             if not await self._renew(keys=keys, args=[identity, _now()]):
                 raise FinishedError(found[0])
             kept = await bullmq.Job.fromId(self._queue, identity)
+            if found[0].spec.webhook:
+                await self.hooks.expect(identity)
             await kept.retry("failed", {"resetAttemptsMade": True, "resetAttemptsStarted": True})
             return (await self._read([identity]))[0]
 

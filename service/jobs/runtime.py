@@ -21,9 +21,10 @@ from unified_latents.service.jobs.job import DEFAULT_PRIORITY, Kind, Spec
 from unified_latents.service.jobs.objects import open_store
 from unified_latents.service.jobs.queue import NAME, PREFIX, JobQueue, Submitted
 from unified_latents.service.jobs.server import Store
+from unified_latents.service.jobs.webhooks import Policy, Webhooks
 from unified_latents.service.jobs.worker import Terms, Worker
 from unified_latents.service.metrics import Metrics
-from unified_latents.service.settings import Settings
+from unified_latents.service.settings import Settings, parse_secrets
 
 _PULSE = 1.0
 _SWEEP = 600.0
@@ -41,6 +42,8 @@ class Options(NamedTuple):
     priority: int = DEFAULT_PRIORITY
     deadline: float | None = None
     """Seconds from now."""
+    webhook: str | None = None
+    """A URL that is told of the end."""
 
 
 class Jobs:
@@ -65,7 +68,16 @@ class Jobs:
         terms = Terms(
             settings.job_slots, settings.job_lease, settings.job_renewal, settings.job_stalled
         )
-        self.worker = Worker(url, bench, terms, metrics) if settings.job_slots else None
+        policy = Policy(
+            parse_secrets(settings.webhook_secrets),
+            settings.webhook_attempts,
+            settings.webhook_backoff,
+            settings.job_stalled,
+            settings.webhook_hosts,
+        )
+        self._webhooks = Webhooks(url, self.queue, policy, metrics)
+        told = self._webhooks.ended
+        self.worker = Worker(url, bench, terms, metrics, told) if settings.job_slots else None
         self.up = False
         """Whether the store answered when it was last asked."""
         self._chores: list[asyncio.Task[None]] = []
@@ -76,6 +88,7 @@ class Jobs:
             await self._store.start()
         await self._beat()
         self._chores = [asyncio.create_task(self._pulse()), asyncio.create_task(self._sweep())]
+        await self._webhooks.start()
         if self.worker is not None:
             await self.worker.start()
 
@@ -94,6 +107,7 @@ class Jobs:
         if self.worker is not None:
             await self.worker.stop(grace)
             self.worker = None
+        await self._webhooks.stop()
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
@@ -122,6 +136,7 @@ class Jobs:
             input=None if small else await self.objects.put("inputs", packed),
             owner=owner,
             deadline=options.deadline,
+            webhook=options.webhook,
         )
         return await self.queue.submit(identity, spec, options.priority)
 

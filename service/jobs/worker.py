@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from unified_latents.service.jobs.attempt import (
     UnfinishedError,
     overdue,
 )
+from unified_latents.service.jobs.connection import StoreDownError
 from unified_latents.service.jobs.job import STALLED, STARTS, Job, Reason, last_seen, read, refusal
 from unified_latents.service.jobs.queue import CANCEL_CHANNEL, NAME, PREFIX
 from unified_latents.service.metrics import Metrics
@@ -39,6 +40,7 @@ _CLOSING = 10.0
 
 log = logging.getLogger(__name__)
 
+Ended = Callable[[str], Awaitable[None]]
 Stop = Literal["cancelled", "drain", "lost", "deadline"]
 
 
@@ -69,8 +71,12 @@ class Terms:
 class Worker:
     """Works until `stop`. Use it from one event loop."""
 
-    def __init__(self, url: str, bench: Bench, terms: Terms, metrics: Metrics) -> None:
+    def __init__(
+        self, url: str, bench: Bench, terms: Terms, metrics: Metrics, ended: Ended
+    ) -> None:
+        """`ended` is told of every job that ends here."""
         self._url = url
+        self._on_end = ended
         self._bench = bench
         self._terms = terms
         self._metrics = metrics
@@ -231,6 +237,8 @@ class Worker:
         """Wake those who follow the job; they read how it stands from the job itself."""
         with contextlib.suppress(RedisError, OSError):
             await self._bench.events.write(taken.id, "end")
+        with contextlib.suppress(StoreDownError, RedisError, OSError):
+            await self._on_end(taken.id)
 
     def _on_failed(self, taken: bullmq.Job, error: Exception) -> None:
         if str(error).startswith(STALLED):

@@ -42,6 +42,10 @@ class JobOptions(Body):
     accept: str = Field(
         "*/*", max_length=200, description="The form of the answer, as in an Accept header."
     )
+    webhook: str | None = Field(
+        None,
+        description="An https URL that is told of the job's end, signed as Standard Webhooks say.",
+    )
 
 
 class GenerateJob(JobOptions):
@@ -103,6 +107,15 @@ class JobAnswer(BaseModel):
     expires_at: datetime
 
 
+class JobWebhook(BaseModel):
+    """How far the telling of the job's end has come; `status` is of the last answer."""
+
+    state: Literal["pending", "delivered", "failed"]
+    attempts: int
+    status: int | None
+    trouble: str
+
+
 class JobView(BaseModel):
     """A job as it stands."""
 
@@ -121,6 +134,7 @@ class JobView(BaseModel):
     finished_at: datetime | None
     deadline_at: datetime | None
     answer: JobAnswer | None
+    webhook: JobWebhook | None
     links: dict[str, str]
 
 
@@ -154,6 +168,9 @@ def view(job: Job, answers: float) -> JobView:
         finished_at=_optional(job.finished),
         deadline_at=_optional(job.expires_at),
         answer=_answer(job, answers),
+        webhook=JobWebhook.model_validate(job.webhook, from_attributes=True)
+        if job.webhook
+        else None,
         links={"self": path, "events": f"{path}/events", "result": f"{path}/result"},
     )
 

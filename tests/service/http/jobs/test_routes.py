@@ -97,6 +97,19 @@ def test_a_bad_job_names_its_field(
     check_problem(client.post("/jobs", json=body), 422, field)
 
 
+def test_webhooks_need_a_secret_and_a_public_url(
+    open_desk: Callable[..., tuple[TestClient, FakeEngine]], check_problem: Callable[..., Any]
+) -> None:
+    plain, _ = open_desk()
+    body = {"kind": "generate", "request": REQUEST, "webhook": "https://example.org/hook"}
+    check_problem(plain.post("/jobs", json=body), 422, "webhook")
+    client, _ = open_desk(webhook_secrets="whsec_" + "A" * 32, job_slots=0)
+    job = client.post("/jobs", json=body).json()
+    assert (job["webhook"]["state"], job["webhook"]["attempts"]) == ("pending", 0)
+    for url in ("http://example.org/", "https://127.0.0.1/", "https://169.254.169.254/", "x"):
+        check_problem(client.post("/jobs", json={**body, "webhook": url}), 422, "webhook")
+
+
 def test_a_key_stands_for_one_request(
     client: TestClient, check_problem: Callable[..., Any]
 ) -> None:
