@@ -138,6 +138,21 @@ class JobQueue:
             await self.client.publish(CANCEL_CHANNEL, identity)
         return await self.get(identity, owner)
 
+    async def delete(self, identity: str, owner: str) -> None:
+        """Forget a job that has ended and is in no worker's hands; `FinishedError` for others.
+
+        Its answer stays until its time: other jobs may have given the same bytes.
+        """
+        job = await self.get(identity, owner)
+        if job.state not in FINISHED:
+            raise FinishedError(job)
+        async with answering():
+            if not await self._queue.remove(identity):
+                raise FinishedError(job)
+            member = f"{round(job.created * 1000):014d}-{identity}"
+            await self.client.zrem(self._index(owner), member)
+            await self.client.delete(f"{self._key(identity)}:story")
+
     async def redrive(self, identity: str) -> Job:
         """Queue a job that failed once more, its attempts forgotten; `FinishedError` for others."""
         async with answering():

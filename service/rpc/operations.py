@@ -1,4 +1,4 @@
-"""`google.longrunning.Operations` over the caller's jobs: operations/<job>. There is no Delete."""
+"""`google.longrunning.Operations` over the caller's jobs: operations/<job>."""
 
 from __future__ import annotations
 
@@ -71,6 +71,18 @@ class Operations(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc] 
         async with asked(self._service, context, "CancelOperation", "jobs") as who:
             with _problems():
                 await self._jobs().queue.cancel(_id(request.name), who.caller.name)
+            return Empty()
+
+    async def DeleteOperation(
+        self, request: operations_pb2.DeleteOperationRequest, context: Context
+    ) -> Empty:
+        """Forget a job that has ended; its answer's bytes go when they are not kept any more."""
+        async with asked(self._service, context, "DeleteOperation", "jobs") as who:
+            with _problems():
+                try:
+                    await self._jobs().queue.delete(_id(request.name), who.caller.name)
+                except FinishedError as error:
+                    raise Problem(409, "job_not_finished", "the job has not ended") from error
             return Empty()
 
     async def WaitOperation(

@@ -88,6 +88,32 @@ def test_a_job_is_cancelled(desk: Desk) -> None:
     asyncio.run(talk())
 
 
+def test_a_job_that_has_ended_is_forgotten_and_no_other(desk: Desk) -> None:
+    async def refused(call: Any) -> grpc.StatusCode:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        code: grpc.StatusCode = caught.value.code()
+        return code
+
+    async def talk() -> None:
+        async with talking(desk) as stub:
+            with desk.engine.hold():
+                name = f"operations/{(await queue(desk)).id}"
+                asked = lro.DeleteOperationRequest(name=name)
+                code = await refused(stub.DeleteOperation(asked))
+                assert code is grpc.StatusCode.FAILED_PRECONDITION
+            await stub.WaitOperation(lro.WaitOperationRequest(name=name), timeout=30)
+            await stub.DeleteOperation(asked)
+            code = await refused(stub.GetOperation(lro.GetOperationRequest(name=name)))
+            assert code is grpc.StatusCode.NOT_FOUND
+            page = await stub.ListOperations(lro.ListOperationsRequest(name="operations"))
+            assert not page.operations
+            assert await refused(stub.DeleteOperation(asked)) is grpc.StatusCode.NOT_FOUND
+            assert await desk.jobs.events.read(IDENTITY, "0", 0) == []
+
+    asyncio.run(talk())
+
+
 def test_another_callers_job_is_none(desk: Desk) -> None:
     async def talk() -> None:
         async with talking(desk) as stub:
