@@ -75,6 +75,10 @@ class KeyRing:
                 found = key.caller
         return found
 
+    def named(self, name: str) -> Caller | None:
+        """The caller of that name."""
+        return next((key.caller for key in self._keys if key.caller.name == name), None)
+
 
 def create(name: str, scopes: Iterable[str], budget: int | None = None) -> tuple[str, Key]:
     """A new key, as its owner gets it and as the service keeps it; `ValueError` for bad names."""

@@ -15,6 +15,8 @@ from unified_latents.service.engine.seam import Engine
 from unified_latents.service.http import decode, encode, generate, openapi, problems, replay
 from unified_latents.service.http.access.middleware import BodyLimit, RequestContext
 from unified_latents.service.http.access.rebinding import LocalNames
+from unified_latents.service.http.batches import routes as batches_routes
+from unified_latents.service.http.batches.drive import drive
 from unified_latents.service.http.core import Service, check_key
 from unified_latents.service.http.jobs import routes as jobs_routes
 from unified_latents.service.http.openai import errors, images, models
@@ -31,7 +33,18 @@ Every answer is a function of its request: the same seed gives the same bytes, a
 says what they depend on. Latents travel as safetensors and carry the identity of their space.
 """
 
-ROOMS = (generate, encode, decode, replay, jobs_routes, about, admin, images, models)
+ROOMS = (
+    generate,
+    encode,
+    decode,
+    replay,
+    jobs_routes,
+    batches_routes,
+    about,
+    admin,
+    images,
+    models,
+)
 """All routes."""
 WORKER_ROOMS = (about,)
 """Those of a worker: what it is, whether it works, and how much."""
@@ -55,7 +68,7 @@ def create_app(
         title="Unified Latents",
         version=version("unified-latents"),
         description=DESCRIPTION,
-        lifespan=partial(_lifespan, engine, jobs),
+        lifespan=partial(_lifespan, engine, jobs, rooms is ROOMS),
         dependencies=[Depends(check_key)],
     )
     app.state.service = Service(settings, engine, metrics, ring or KeyRing(), jobs)
@@ -73,10 +86,14 @@ def create_app(
 
 
 @asynccontextmanager
-async def _lifespan(engine: Engine, jobs: Jobs | None, app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(
+    engine: Engine, jobs: Jobs | None, serves_batches: bool, app: FastAPI
+) -> AsyncIterator[None]:
     await engine.start()
     if jobs is not None:
         await jobs.start()
+        if serves_batches:
+            jobs.batches.begin(partial(drive, app.state.service, jobs))
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from unified_latents.service.http.batches.drive import JSONL
 from unified_latents.service.http.bodies import BINARY, FORM, IMAGES
 from unified_latents.service.http.deferral.views import JobRequest, JobView
 from unified_latents.service.http.negotiation import EVENTS, JSON, LATENT, MEDIA_TYPES
@@ -48,6 +49,9 @@ _ERRORS = {
     "/jobs/{identity}/events": (404, 503),
     "/admin/jobs/{identity}/redrive": (404, 409, 503),
     "/jobs/{identity}/result": (404, 409, 410, 416, 503),
+    "/batches": (400, 404, 409, 413, 415, 422, 503),
+    "/batches/{identity}": (404, 409, 503),
+    "/batches/{identity}/output": (404, 409, 410, 416, 503),
     "/metrics": (),
     "/healthz": (503,),
     "/readyz": (404, 422, 503),
@@ -76,6 +80,7 @@ def document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
             operation["responses"].update({str(code): told for code in (*codes, *guarded)})
     _describe_bodies(paths)
     _describe_jobs(paths)
+    _describe_batches(paths)
     paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": _text()}
     return api
 
@@ -148,10 +153,24 @@ def _describe_jobs(paths: dict[str, Any]) -> None:
     events = paths["/jobs/{identity}/events"]["get"]["responses"]
     events["200"]["content"] = {"text/event-stream": _text()}
     events["204"] = {"description": "Nothing after the last event"}
-    answers = paths["/jobs/{identity}/result"]["get"]["responses"]
-    kinds = (JSON, LATENT, *(MEDIA_TYPES[name] for name in ("png", "webp", "jpeg")))
-    answers["200"]["content"] = dict.fromkeys(kinds, _BYTES)
-    answers["206"] = {"description": "A part of it", "content": dict.fromkeys(kinds, _BYTES)}
+    kinds = [JSON, LATENT, *(MEDIA_TYPES[name] for name in ("png", "webp", "jpeg"))]
+    _describe_parts(paths["/jobs/{identity}/result"], kinds)
+
+
+def _describe_batches(paths: dict[str, Any]) -> None:
+    """JSON lines, in and out."""
+    lines = {JSONL: _text()}
+    paths["/batches"]["post"]["requestBody"] = {"required": True, "content": lines}
+    cancelled = paths["/batches/{identity}"]["delete"]["responses"]
+    cancelled["202"] = cancelled["200"]
+    _describe_parts(paths["/batches/{identity}/output"], [JSONL])
+
+
+def _describe_parts(path: dict[str, Any], kinds: list[str]) -> None:
+    """An answer that is kept: all of it, a part, or that it is the same still."""
+    answers, content = path["get"]["responses"], dict.fromkeys(kinds, _BYTES)
+    answers["200"]["content"] = content
+    answers["206"] = {"description": "A part of it", "content": content}
     answers["304"] = {"description": "Known already"}
 
 

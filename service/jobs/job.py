@@ -16,7 +16,7 @@ import msgspec
 from unified_latents.service.jobs.calls import Call
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-Kind = Literal["generate", "encode", "decode"]
+Kind = Literal["generate", "encode", "decode", "batch"]
 
 FINISHED: tuple[State, ...] = ("succeeded", "failed", "cancelled")
 STARTS = 3
@@ -44,6 +44,8 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     """Seconds from submission."""
     webhook: str | None = None
     """The URL that is told of the job's end."""
+    rows: int = 0
+    """Of a batch."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -53,6 +55,8 @@ class Progress(msgspec.Struct, frozen=True):
     steps: int = 0
     stage: str | None = None
     eta: float | None = None
+    failed: int = 0
+    """Of a batch: rows that have failed."""
 
 
 class Reason(msgspec.Struct, frozen=True):

@@ -62,26 +62,32 @@ class Page(NamedTuple):
 class JobQueue:
     """Jobs by id. Every method fails with `StoreDownError` within three seconds of an outage."""
 
-    def __init__(self, client: Redis, *, keep: float, answers: float) -> None:
+    def __init__(self, client: Redis, *, keep: float, answers: float, name: str = NAME) -> None:
         """`keep` and `answers`: seconds that a job's record and its answer are kept at its end."""
+        self.name = name
         self.client = client
         self.answers = answers
         self._keep = keep
-        self.hooks = Hooks(client, f"{PREFIX}:{NAME}")
-        self._queue = bullmq.Queue(NAME, {"connection": client, "prefix": PREFIX})
+        self.hooks = Hooks(client, f"{PREFIX}:{name}")
+        self._queue = bullmq.Queue(name, {"connection": client, "prefix": PREFIX})
         self._scripts = self._queue.backend.scripts
         self._mark = client.register_script(_MARK)
         self._renew = client.register_script(_RENEW)
 
-    async def submit(self, identity: str, spec: Spec, priority: int) -> Submitted:
-        """Queue a job, unless one of that id is there and its answer is kept still."""
+    async def submit(
+        self, identity: str, spec: Spec, priority: int, *, listed: bool = True
+    ) -> Submitted:
+        """Queue a job, unless one of that id is there and its answer is kept still.
+
+        One that is not `listed` has no place among its owner's, but all else.
+        """
         async with answering():
             if spec.webhook:
                 await self.hooks.expect(identity)
-            job, new = await self._add(identity, spec, priority)
+            job, new = await self._add(identity, spec, priority, listed)
             if not new and self.expired(job):
                 await self._queue.remove(identity)
-                job, new = await self._add(identity, spec, priority)
+                job, new = await self._add(identity, spec, priority, listed)
             if spec.webhook and job.finished is not None:
                 await self.hooks.drop(identity)
         return Submitted(job, new)
@@ -185,14 +191,15 @@ class JobQueue:
         gone = None if job.finished is None else job.finished + self.answers
         return gone if gone is not None and gone < time.time() else None
 
-    async def _add(self, identity: str, spec: Spec, priority: int) -> Submitted:
+    async def _add(self, identity: str, spec: Spec, priority: int, listed: bool) -> Submitted:
         now = _now()
         member = f"{now:014d}-{identity}"
         index = self._index(spec.owner)
-        async with self.client.pipeline(transaction=True) as pipe:
-            pipe.zadd(index, {member: 0})
-            pipe.zremrangebylex(index, "-", f"({now - int(self._keep * 1000):014d}")
-            await pipe.execute()
+        if listed:
+            async with self.client.pipeline(transaction=True) as pipe:
+                pipe.zadd(index, {member: 0})
+                pipe.zremrangebylex(index, "-", f"({now - int(self._keep * 1000):014d}")
+                await pipe.execute()
         options = self._options(identity, priority, now)
         await self._queue.add(spec.kind, msgspec.to_builtins(spec), options)
         job = (await self._read([identity]))[0]
@@ -234,10 +241,10 @@ class JobQueue:
         ]
 
     def _key(self, identity: str) -> str:
-        return f"{PREFIX}:{NAME}:{identity}"
+        return f"{PREFIX}:{self.name}:{identity}"
 
     def _index(self, owner: str) -> str:
-        return f"{PREFIX}:{NAME}:index:{owner}"
+        return f"{PREFIX}:{self.name}:index:{owner}"
 
 
 def _now() -> int:

@@ -14,6 +14,7 @@ from unified_latents.service.engine.messages import Encode, Generate
 from unified_latents.service.engine.seam import Engine
 from unified_latents.service.jobs import connection
 from unified_latents.service.jobs.attempt import Bench, Render
+from unified_latents.service.jobs.batches import Batches
 from unified_latents.service.jobs.calls import Call
 from unified_latents.service.jobs.connection import StoreDownError
 from unified_latents.service.jobs.events import Events
@@ -44,6 +45,8 @@ class Options(NamedTuple):
     """Seconds from now."""
     webhook: str | None = None
     """A URL that is told of the end."""
+    listed: bool = True
+    """Whether it is among its owner's jobs: a row of a batch is not."""
 
 
 class Jobs:
@@ -75,6 +78,7 @@ class Jobs:
             settings.job_stalled,
             settings.webhook_hosts,
         )
+        self.batches = Batches(url, self._client, settings)
         self._webhooks = Webhooks(url, self.queue, policy, metrics)
         told = self._webhooks.ended
         self.worker = Worker(url, bench, terms, metrics, told) if settings.job_slots else None
@@ -108,6 +112,7 @@ class Jobs:
             await self.worker.stop(grace)
             self.worker = None
         await self._webhooks.stop()
+        await self.batches.stop()
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
@@ -138,7 +143,7 @@ class Jobs:
             deadline=options.deadline,
             webhook=options.webhook,
         )
-        return await self.queue.submit(identity, spec, options.priority)
+        return await self.queue.submit(identity, spec, options.priority, listed=options.listed)
 
     async def _pulse(self) -> None:
         while True:

@@ -59,6 +59,10 @@ class Guard:
             raise forbidden(scope)
         return caller
 
+    def named(self, owner: str) -> Caller | None:
+        """Who called by that name before; None where the key is gone."""
+        return self._ring.named(owner) if len(self._ring) else self._anonymous
+
     def _caller(self, authorization: str | None) -> Caller:
         if not len(self._ring):
             return self._anonymous

@@ -11,6 +11,7 @@ from fastapi import Request, Response
 from unified_latents.service.engine.forecast import row_steps
 from unified_latents.service.http import core
 from unified_latents.service.http.access.guard import forbidden
+from unified_latents.service.http.deferral.results import polling
 from unified_latents.service.http.deferral.views import view
 from unified_latents.service.http.negotiation import JSON
 from unified_latents.service.http.problems import (
@@ -22,15 +23,13 @@ from unified_latents.service.http.problems import (
 )
 from unified_latents.service.jobs.calls import Call
 from unified_latents.service.jobs.connection import StoreDownError
-from unified_latents.service.jobs.job import FINISHED, Job
+from unified_latents.service.jobs.job import FINISHED
 from unified_latents.service.jobs.queue import Submitted
 from unified_latents.service.jobs.runtime import Jobs, Options, kind
 from unified_latents.service.keys import Caller
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _PLAIN = Options()
-_POLL_MS = 500
-"""After which a client that polls should look again."""
 _FULL = 10.0
 """Seconds after which a client that found the queue full should try again."""
 
@@ -66,11 +65,12 @@ async def defer(request: Request, call: Call, options: Options = _PLAIN) -> Resp
         raise unavailable("shutting_down", "the service is shutting down")
     check(core.caller(request), call)
     digest = await _digest(request)
-    identity = _identity(request.headers.get("idempotency-key"), owner)
+    identity = identity_of(request.headers.get("idempotency-key"), owner)
     charged = 0
     try:
         if not await jobs.queue.knows(identity, owner):
-            charged = await _charge(request, jobs, row_steps(call.message))
+            cost = row_steps(call.message)
+            charged = await charge(service, core.caller(request), jobs, cost)
         made = await jobs.submit(identity, call, digest, owner, options)
     except StoreDownError as error:
         service.admission.give_back(core.caller(request), charged)
@@ -95,24 +95,15 @@ def down(error: StoreDownError) -> Problem:
     return unavailable("jobs_unavailable", str(error))
 
 
-def polling(job: Job) -> dict[str, str]:
-    """When to look again, for as long as there is something to wait for."""
-    if job.state in FINISHED:
-        return {}
-    seconds = -(-_POLL_MS // 1000)
-    return {"Retry-After": str(seconds), "openai-poll-after-ms": str(_POLL_MS)}
-
-
-async def _charge(request: Request, jobs: Jobs, cost: int) -> int:
+async def charge(service: core.Service, who: Caller, jobs: Jobs, cost: int) -> int:
     """Take the row-steps of a new job from its key's budget, where the queue has room for it."""
-    service = core.of(request)
     waiting, limit = (await jobs.queue.counts())["queued"], service.settings.max_jobs
     if waiting >= limit:
         service.metrics.on_refusal("jobs")
         message = f"{waiting} jobs wait already"
         fault = FieldError(field="queue", message=message, limit=limit)
         raise Problem(503, "jobs_full", message, [fault], retry_headers(_FULL))
-    service.admission.charge(core.caller(request), cost)
+    service.admission.charge(who, cost)
     return cost
 
 
@@ -125,13 +116,13 @@ def _accepted(request: Request, made: Submitted, answers: float) -> Response:
     return Response(body, status, headers, JSON)
 
 
-def _identity(key: str | None, owner: str) -> str:
+def identity_of(key: str | None, owner: str, prefix: str = "job_") -> str:
     """A job's id: random, or one for each owner's key."""
     if key is None:
-        return f"job_{secrets.token_hex(16)}"
+        return prefix + secrets.token_hex(16)
     if not _KEY.fullmatch(key):
         raise invalid("Idempotency-Key", "must be printable and short", 255)
-    return "job_" + hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest()[:32]
+    return prefix + hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest()[:32]
 
 
 async def _digest(request: Request) -> str:

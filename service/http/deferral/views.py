@@ -154,7 +154,7 @@ def view(job: Job, answers: float) -> JobView:
         model=job.spec.model,
         state=job.state,
         cancelling=job.cancelling,
-        reason=_reason(job.reason),
+        reason=reason_view(job.reason),
         priority=job.priority,
         progress=JobProgress(
             done=job.progress.done,
@@ -164,10 +164,10 @@ def view(job: Job, answers: float) -> JobView:
         ),
         attempts=job.attempts,
         created_at=moment(job.created),
-        started_at=_optional(job.started),
-        finished_at=_optional(job.finished),
-        deadline_at=_optional(job.expires_at),
-        answer=_answer(job, answers),
+        started_at=optional_moment(job.started),
+        finished_at=optional_moment(job.finished),
+        deadline_at=optional_moment(job.expires_at),
+        answer=answer_view(job, answers),
         webhook=JobWebhook.model_validate(job.webhook, from_attributes=True)
         if job.webhook
         else None,
@@ -180,15 +180,18 @@ def moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _optional(seconds: float | None) -> datetime | None:
+def optional_moment(seconds: float | None) -> datetime | None:
+    """The same of seconds that may not be known."""
     return None if seconds is None else moment(seconds)
 
 
-def _reason(reason: jobs.Reason | None) -> JobReason | None:
+def reason_view(reason: jobs.Reason | None) -> JobReason | None:
+    """Why there is no answer, where there is a reason."""
     return None if reason is None else JobReason(code=reason.code, detail=reason.detail)
 
 
-def _answer(job: Job, answers: float) -> JobAnswer | None:
+def answer_view(job: Job, answers: float) -> JobAnswer | None:
+    """What /result gives, once there is something."""
     if job.outcome is None or job.finished is None:
         return None
     return JobAnswer(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from starlette.responses import StreamingResponse
 
 from unified_latents.service.http import bodies, core, decode, encode, frames, generate
 from unified_latents.service.http.access.guard import needs
-from unified_latents.service.http.deferral.defer import defer, down, jobs_of, owner_of, polling
-from unified_latents.service.http.deferral.ranges import parse_range
+from unified_latents.service.http.deferral.defer import defer, down, jobs_of, owner_of
+from unified_latents.service.http.deferral.results import answered, polling
 from unified_latents.service.http.deferral.views import (
     AnyJob,
     EncodeJob,
@@ -21,7 +20,6 @@ from unified_latents.service.http.deferral.views import (
     JobList,
     JobRequest,
     JobView,
-    moment,
     view,
 )
 from unified_latents.service.http.problems import Problem, invalid
@@ -31,13 +29,11 @@ from unified_latents.service.jobs.calls import Call
 from unified_latents.service.jobs.connection import StoreDownError
 from unified_latents.service.jobs.egress import ForbiddenTargetError, check_url
 from unified_latents.service.jobs.events import follow
-from unified_latents.service.jobs.job import FINISHED, Job, Outcome
-from unified_latents.service.jobs.objects import MissingObjectError
+from unified_latents.service.jobs.job import FINISHED, Job
 from unified_latents.service.jobs.queue import FinishedError, UnknownJobError
 from unified_latents.service.jobs.runtime import Jobs, Options
 from unified_latents.service.settings import Settings
 
-_CHUNK = 2**20
 _QUIET = 1.0
 """Seconds without an event after which the job itself is looked at."""
 _EVENT = re.compile(r"[0-9]{1,15}(-[0-9]{1,15})?")
@@ -58,8 +54,8 @@ async def submit(request: Request) -> Response:
     an `Idempotency-Key`, asking again gives the same job.
     """
     body = (await bodies.read_files(request, JobRequest)).root
-    _check_webhook(core.of(request).settings, body.webhook)
-    call = await _prepare(core.of(request), body)
+    check_webhook(core.of(request).settings, body.webhook)
+    call = await prepare(core.of(request), body)
     return await defer(request, call, Options(body.priority, body.deadline, body.webhook))
 
 
@@ -130,24 +126,7 @@ async def result(request: Request, identity: str) -> Response:
     409 while there is none, or where there will be none; 410 when it is not kept any more.
     """
     jobs, job = jobs_of(request), await _find(request, identity)
-    outcome = _outcome(jobs, job)
-    etag = f'"{outcome.sha256}"'
-    headers = {"ETag": etag, "Accept-Ranges": "bytes", **outcome.headers}
-    if etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    asked = request.headers.get("range") if _unchanged(request, etag) else None
-    span = parse_range(asked, outcome.size)
-    start, end = span or (0, outcome.size)
-    name = f"answers/{outcome.sha256}"
-    try:
-        first = await jobs.objects.read_range(name, start, min(end, start + _CHUNK))
-    except MissingObjectError as error:
-        raise _gone(job.finished or job.created) from error
-    headers["Content-Length"] = str(end - start)
-    if span:
-        headers["Content-Range"] = f"bytes {start}-{end - 1}/{outcome.size}"
-    body = _chunks(jobs, name, first, start + len(first), end)
-    return StreamingResponse(body, 206 if span else 200, headers, outcome.media_type)
+    return await answered(request, jobs.queue, jobs.objects, job)
 
 
 @router.post(
@@ -168,7 +147,8 @@ async def redrive(request: Request, identity: str) -> JobView:
         raise down(error) from error
 
 
-def _check_webhook(settings: Settings, url: str | None) -> None:
+def check_webhook(settings: Settings, url: str | None) -> None:
+    """A 422 about a URL that is not told of anything."""
     if url is None:
         return
     if not settings.webhook_secrets:
@@ -179,7 +159,8 @@ def _check_webhook(settings: Settings, url: str | None) -> None:
         raise invalid("webhook", str(error)) from error
 
 
-async def _prepare(service: core.Service, body: AnyJob) -> Call:
+async def prepare(service: core.Service, body: AnyJob) -> Call:
+    """A job's call; a Problem where it is none that can be carried out."""
     if isinstance(body, GenerateJob):
         return await _generate(service, body)
     if isinstance(body, EncodeJob):
@@ -221,33 +202,5 @@ async def _stream(jobs: Jobs, identity: str, owner: str, after: str) -> AsyncGen
             yield sse.HEARTBEAT
 
 
-async def _chunks(jobs: Jobs, name: str, first: bytes, at: int, end: int) -> AsyncIterator[bytes]:
-    yield first
-    while at < end:
-        piece = await jobs.objects.read_range(name, at, min(end, at + _CHUNK))
-        at += len(piece)
-        yield piece
-
-
-def _outcome(jobs: Jobs, job: Job) -> Outcome:
-    if (when := jobs.queue.expired(job)) is not None:
-        raise _gone(when)
-    if job.outcome is not None:
-        return job.outcome
-    if job.state in FINISHED:
-        reason = f": {job.reason.code}, {job.reason.detail}" if job.reason else ""
-        raise Problem(409, f"job_{job.state}", f"the job has no answer{reason}")
-    raise Problem(409, "job_not_finished", f"the job is {job.state}", headers=polling(job))
-
-
-def _unchanged(request: Request, etag: str) -> bool:
-    return request.headers.get("if-range", etag) == etag
-
-
 def _unknown() -> Problem:
     return Problem(404, "unknown_job", "there is no such job")
-
-
-def _gone(when: float) -> Problem:
-    text = moment(when).isoformat(timespec="seconds")
-    return Problem(410, "result_expired", f"the answer was kept until {text}")

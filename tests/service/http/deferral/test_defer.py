@@ -55,5 +55,5 @@ def test_keys_for_jobs(
         assert client.post("/jobs", json=body).status_code == 429
 
 
-async def _down(*_: object) -> None:
+async def _down(*_: object, **__: object) -> None:
     raise StoreDownError("gone")
