@@ -39,7 +39,7 @@ class Metrics:
         )
         self.request_duration = Histogram(
             "ul_request_duration_seconds",
-            "Time to answer.",
+            "Time to answer; refused: one that may be asked again later.",
             ["route", "outcome"],
             buckets=_REQUEST_BUCKETS,
             registry=self.registry,
@@ -216,7 +216,7 @@ class Metrics:
     def on_rpc(self, method: str, code: str, seconds: float) -> None:
         """A gRPC call that has ended, by the name of its status."""
         self.rpc_requests.labels(method, code).inc()
-        outcomes = {"OK": "ok", "CANCELLED": "disconnected"}
+        outcomes = {"OK": "ok", "CANCELLED": "disconnected", "UNAVAILABLE": "refused"}
         self.request_duration.labels(f"grpc:{method}", outcomes.get(code, "error")).observe(seconds)
 
     def on_tick(self, tick: Tick) -> None:

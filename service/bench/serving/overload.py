@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from unified_latents.service.bench.live import buckets, quantile
 from unified_latents.service.bench.serving.contenders import HOST, Live, Subject, contender
@@ -27,6 +28,7 @@ FACTOR = 3.0
 CLIENTS = 16
 DEADLINE = 10.0
 HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
+REFUSALS = (429, 503)
 _PROBE = 0.1
 
 
@@ -36,8 +38,10 @@ class Outcome:
 
     status: int
     seconds: float
-    headers: bool
-    """Whether a refusal says all that a client needs to come back."""
+    lacks: tuple[str, ...] = ()
+    """Of all that a client needs to come back after a refusal, what was not said."""
+    code: str = ""
+    """Of an answer that is a problem."""
 
 
 @dataclass
@@ -47,11 +51,32 @@ class Watch:
     health: list[float] = field(default_factory=list)
     memory: list[dict[str, int]] = field(default_factory=list)
 
-    def growth(self, process: str) -> float:
-        """Resident memory in the last quarter over those in the second: after the warm-up."""
+    def resident(self, process: str) -> tuple[float, float]:
+        """Resident kB after the warm-up and at the end: medians of the second and last quarter."""
         sizes = [sample[process] for sample in self.memory if process in sample]
         quarter = max(1, len(sizes) // 4)
-        return statistics.median(sizes[-quarter:]) / statistics.median(sizes[quarter : 2 * quarter])
+        return statistics.median(sizes[quarter : 2 * quarter]), statistics.median(sizes[-quarter:])
+
+
+@dataclass(frozen=True)
+class Served:
+    """The server's own histograms over the load: upper edge in seconds → answers up to it."""
+
+    refused: dict[float, float]
+    health: dict[float, float]
+
+    @classmethod
+    def between(cls, before: str, after: str) -> Self:
+        """From two readings of /metrics."""
+        return cls(
+            _between(before, after, "/generate", "refused"),
+            _between(before, after, "/healthz", "ok"),
+        )
+
+
+def _between(before: str, after: str, route: str, outcome: str) -> dict[float, float]:
+    old = buckets(before, route, outcome)
+    return {edge: n - old.get(edge, 0) for edge, n in buckets(after, route, outcome).items()}
 
 
 def run(subject: Subject, seconds: float, steps: int, say: Callable[[str], None]) -> None:
@@ -61,11 +86,10 @@ def run(subject: Subject, seconds: float, steps: int, say: Callable[[str], None]
         capacity = closed(live.send, homogeneous(3 * CLIENTS, steps), CLIENTS).throughput
         rate = FACTOR * capacity
         say(f"capacity {capacity:.2f} requests/s; {rate:.2f} a second for {seconds:g} s")
-        before = buckets(live.text("/metrics"), "/generate", "error")
+        before = live.text("/metrics")
         outcomes, watch = _exceed(live, rate, seconds, steps)
-        after = buckets(live.text("/metrics"), "/generate", "error")
-        refusals = {edge: count - before.get(edge, 0) for edge, count in after.items()}
-        for line in report(outcomes, watch, refusals):
+        served = Served.between(before, live.text("/metrics"))
+        for line in report(outcomes, watch, served):
             say(line)
 
 
@@ -91,9 +115,11 @@ def _ask(port: int, task: Task) -> Outcome:
     with closing(http.client.HTTPConnection(HOST, port)) as link:
         link.request("POST", "/generate", body, {"Content-Type": "application/json"})
         answer = link.getresponse()
-        answer.read()
+        text = answer.read()
         took = time.perf_counter() - began
-        return Outcome(answer.status, took, all(answer.headers.get(name) for name in HEADERS))
+        lacks = tuple(name for name in HEADERS if not answer.headers.get(name))
+        code = "" if answer.status == 200 else json.loads(text)["code"]
+        return Outcome(answer.status, took, lacks, code)
 
 
 def _watch(live: Live, watch: Watch, stop: threading.Event) -> None:
@@ -121,24 +147,50 @@ def _resident(pid: int) -> int:
     return int(status.split("VmRSS:")[1].split()[0])
 
 
-def report(outcomes: Sequence[Outcome], watch: Watch, refusals: dict[float, float]) -> list[str]:
-    """Statuses, deadlines, refusals by the server's own histogram, memory and health."""
+def report(outcomes: Sequence[Outcome], watch: Watch, served: Served) -> list[str]:
+    """Statuses; lateness of what was admitted; refusals and health; memory. Targets in brackets."""
     counts = Counter(outcome.status for outcome in outcomes)
+    health = sorted(watch.health)[int(0.99 * (len(watch.health) - 1))]
+    return [
+        f"{len(outcomes)} requests: "
+        + ", ".join(f"{n} × {status}" for status, n in sorted(counts.items()))
+        + f"; {counts[500]} × 500 [0]",
+        *_admitted(outcomes),
+        *_refused([each for each in outcomes if each.status in REFUSALS], served.refused),
+        f"/healthz: p99 {1000 * health:.1f} ms at the client [50], {len(watch.health)} probes; "
+        f"≤ {1000 * quantile(served.health, 0.99):g} ms in the server",
+        *(_memory(name, *watch.resident(name)) for name in ("api", "engine")),
+    ]
+
+
+def _admitted(outcomes: Sequence[Outcome]) -> list[str]:
+    """What the door let in, and how much of it was late."""
     done = sorted(outcome.seconds for outcome in outcomes if outcome.status == 200)
-    late = sum(seconds > DEADLINE for seconds in done) + counts[504]
-    refused = [outcome for outcome in outcomes if outcome.status in (429, 503)]
+    after = sum(seconds > DEADLINE for seconds in done)
+    expired = sum(outcome.status == 504 for outcome in outcomes)
+    admitted, late = len(done) + expired, after + expired
     lines = [
-        f"{len(outcomes)} requests: " + ", ".join(f"{n} × {s}" for s, n in sorted(counts.items())),
-        f"admitted: {len(done)} answered, {late} after their deadline of {DEADLINE:g} s",
+        f"admitted: {admitted}, {late} late ({late / max(1, admitted):.2%} [1 %]): "
+        f"{after} answered after their deadline of {DEADLINE:g} s, {expired} × 504"
     ]
     if len(done) > 1:
         cuts = statistics.quantiles(done, n=100, method="inclusive")
-        lines.append(f"  p50 {cuts[49]:.2f} s, p99 {cuts[98]:.2f} s at the client")
-    lines += [
-        f"refused: {len(refused)}, all headers on {sum(r.headers for r in refused)}; "
-        f"p99 ≤ {1000 * quantile(refusals, 0.99):g} ms in the server",
-        f"/healthz: p99 {1000 * sorted(watch.health)[int(0.99 * (len(watch.health) - 1))]:.1f} ms "
-        f"at the client, {len(watch.health)} probes",
-        *(f"{name}: memory ×{watch.growth(name):.3f}" for name in ("api", "engine")),
-    ]
+        lines.append(f"  answered: p50 {cuts[49]:.2f} s, p99 {cuts[98]:.2f} s at the client")
     return lines
+
+
+def _refused(refused: Sequence[Outcome], histogram: dict[float, float]) -> list[str]:
+    """How soon refusals were made, and which of them did not say when to come back."""
+    silent = Counter((each.code, each.lacks) for each in refused if each.lacks)
+    codes = Counter(each.code for each in refused)
+    return [
+        f"refused: {len(refused)}, p99 ≤ {1000 * quantile(histogram, 0.99):g} ms in the server "
+        f"[10]; all {len(HEADERS)} headers on {len(refused) - silent.total()} [all]",
+        *(f"  {n} × {code}" for code, n in sorted(codes.items())),
+        *(f"  {n} × {code} without {', '.join(names)}" for (code, names), n in silent.items()),
+    ]
+
+
+def _memory(process: str, warm: float, last: float) -> str:
+    megabytes = f"{warm / 1024:.1f} MB after the warm-up, {last / 1024:.1f} MB at the end"
+    return f"{process}: {megabytes}, ×{last / warm:.3f} [1 ± 0.05]"

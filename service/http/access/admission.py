@@ -113,9 +113,18 @@ class Admission:
         self._refused("deadline")
         message = f"would end after {eta:.2f} s by forecast"
         fault = FieldError(field="timeout", message=message, limit=request.timeout)
-        drain = self._engine.status.drain
-        wait = min(drain, eta - request.timeout) if drain > 0 else float("inf")
-        raise Problem(503, "deadline_unmet", f"timeout: {message}", [fault], retry_headers(wait))
+        headers = retry_headers(self._until_less(eta - request.timeout))
+        raise Problem(503, "deadline_unmet", f"timeout: {message}", [fault], headers)
+
+    def _until_less(self, excess: float) -> float:
+        """Seconds until the engine has less to do by `excess` seconds; infinity: it has nothing.
+
+        Until the first pass over what has just come, its forecast knows of no work.
+        """
+        status = self._engine.status
+        if not status.in_flight:
+            return float("inf")
+        return max(SHORTEST, min(excess, status.drain) if status.drain > 0 else excess)
 
     def _check_queue(self, cost: int) -> None:
         queued = self.queued

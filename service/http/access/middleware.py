@@ -64,10 +64,19 @@ class RequestContext:
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         """By route template, never by path: a client must not be able to add label values."""
         route = getattr(scope.get("route"), "path", "other")
-        outcome = "ok" if 200 <= status < 400 else ("client_error" if status < 500 else "error")
-        outcome = outcome if status else "disconnected"
         self._metrics.http_requests.labels(route, str(status)).inc()
-        self._metrics.request_duration.labels(route, outcome).observe(seconds)
+        self._metrics.request_duration.labels(route, _outcome(status)).observe(seconds)
+
+
+def _outcome(status: int) -> str:
+    """What came of a request; refused: another time it may be answered."""
+    if status in (429, 503):
+        return "refused"
+    if 200 <= status < 400:
+        return "ok"
+    if status < 500:
+        return "client_error" if status else "disconnected"
+    return "error"
 
 
 class BodyLimit:

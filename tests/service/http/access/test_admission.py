@@ -33,7 +33,7 @@ class Forecast:
     """All of an engine that admission looks at."""
 
     def __init__(self, drain: float, alone: float | None = None) -> None:
-        self.status = Status("ready", drain=drain)
+        self.status = Status("ready", in_flight=1 if drain else 0, drain=drain)
         self._alone = alone
 
     def eta(self, request: Request) -> float | None:
@@ -88,6 +88,11 @@ def test_a_deadline_that_the_forecast_cannot_keep() -> None:
     hopeless = msgspec.structs.replace(late, timeout=0.5)
     idle, _ = _admission(Forecast(drain=0.0, alone=1.0))
     assert _refusal(idle, hopeless).headers == {"x-should-retry": "false"}
+    fresh = Forecast(drain=0.0, alone=1.0)
+    fresh.status = Status("ready", in_flight=1)
+    unstepped, _ = _admission(fresh)
+    again = _refusal(unstepped, hopeless).headers
+    assert (again["x-should-retry"], again["retry-after-ms"]) == ("true", "500")
     unmeasured, _ = _admission(Forecast(drain=0.0))
     with unmeasured.enter(ALICE, hopeless):
         pass
@@ -178,6 +183,8 @@ def test_the_reasons_are_counted(narrow: TestClient) -> None:
     metrics: Metrics = cast(Any, narrow.app).state.service.metrics
     metrics_of = metrics.registry.get_sample_value
     assert metrics_of("ul_admission_rejected_total", {"reason": "budget"}) == 1
+    refused = {"route": "/generate", "outcome": "refused"}
+    assert metrics_of("ul_request_duration_seconds_count", refused) == 1
 
 
 def test_the_engines_own_limits_are_answers(
