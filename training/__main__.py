@@ -24,7 +24,7 @@ from unified_latents.training.data.sets import load, prepare_fashion_mnist, prep
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.evaluation import classifier as classifiers
 from unified_latents.training.evaluation import sizes
-from unified_latents.training.evaluation.command import Data, Steps, evaluate
+from unified_latents.training.evaluation.command import Data, Steps, curve, evaluate
 from unified_latents.training.recipes import EncoderWarmup, Overrides, Training
 from unified_latents.training.stage1 import Stage1
 from unified_latents.training.stage2 import Stage2
@@ -37,6 +37,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Prepare a set of pictures.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.command()(evaluate)
+app.command()(curve)
 
 Out = Annotated[Path, typer.Option(help="The run's folder; a run that is there goes on.")]
 IdxFolder = Annotated[

@@ -43,6 +43,10 @@ Compare = Annotated[
 Logs = Annotated[
     list[Path] | None, typer.Option(help="Runs' log.jsonl, for learning curves; repeat it.")
 ]
+Reports = Annotated[
+    list[Path], typer.Argument(help="A `metrics.json` each, or its folder; the first is filled.")
+]
+Plot = Annotated[Path, typer.Option(help="The PNG to write.")]
 Attach = Annotated[bool, typer.Option("--attach", help="Write the figures into the manifest.")]
 
 
@@ -87,6 +91,15 @@ def evaluate(
     _finish(plan.checkpoint, metrics, attach)
 
 
+def curve(report: Reports, out: Plot) -> None:
+    """Draw rate against distortion, a point a report, and print the points."""
+    points = reports.points([reports.read(each) for each in report])
+    plots.rate_distortion(out, points)
+    for name, bits, psnr, bits_error, psnr_error in points:
+        told = f"{bits:.4f} ± {bits_error:.4f} bits a pixel, {psnr:.2f} ± {psnr_error:.2f} dB"
+        typer.echo(f"{name}: {told}")
+
+
 def _clips(films: Films, attach: bool) -> None:
     _watch("clips", clip_units.run(films), len(films.spans()))
     _finish(films.checkpoint, clip_page.report(films), attach)
@@ -102,7 +115,9 @@ def _others(compare: Sequence[Path], logs: Sequence[Path]) -> list[Metrics]:
     """Read what the plots need before hours of work: a mistake there shows at once."""
     for each in logs:
         plots.read_log(each)
-    return [reports.read(each) for each in compare]
+    others = [reports.read(each) for each in compare]
+    reports.points(others)
+    return others
 
 
 def _measure(plan: Evaluation, study: Study | None, processes: int) -> None:

@@ -30,6 +30,9 @@ class Point(NamedTuple):
     name: str
     bits_per_pixel: float
     psnr: float
+    bits_error: float = 0.0
+    psnr_error: float = 0.0
+    """Standard errors; 0 where there is none to draw."""
 
 
 def levels(path: Path, curves: Mapping[str, Curve]) -> None:
@@ -49,7 +52,10 @@ def levels(path: Path, curves: Mapping[str, Curve]) -> None:
 
 
 def rate_distortion(path: Path, points: Sequence[Point]) -> None:
-    """A point a checkpoint, the first one filled, joined in the order of their rates."""
+    """A point a checkpoint, two standard errors each way, joined in the order of their rates.
+
+    The first one is filled.
+    """
     canvas, (axes,) = _canvas(1, 1)
     line = sorted(points, key=lambda point: point.bits_per_pixel)
     axes.plot(
@@ -59,8 +65,17 @@ def rate_distortion(path: Path, points: Sequence[Point]) -> None:
         linewidth=1,
     )
     for k, point in enumerate(points):
-        face = _COLOURS[0] if k == 0 else "white"
-        axes.plot(point.bits_per_pixel, point.psnr, "o", color=_COLOURS[0], markerfacecolor=face)
+        axes.errorbar(
+            point.bits_per_pixel,
+            point.psnr,
+            xerr=2 * point.bits_error,
+            yerr=2 * point.psnr_error,
+            fmt="o",
+            color=_COLOURS[0],
+            markerfacecolor=_COLOURS[0] if k == 0 else "white",
+            markersize=4,
+            capsize=2,
+        )
         place = (point.bits_per_pixel, point.psnr)
         axes.annotate(point.name, place, (6, -9), textcoords="offset points", fontsize=7)
     axes.margins(0.2)

@@ -125,9 +125,11 @@ def _plots(
     plots.levels(out / "levels.png", metrics.curves)
     drawn = [page.Plot("levels.png", "Where on the schedule it is paid", "Totals in the legends.")]
     if compare:
-        points = [_point(each) for each in (metrics, *compare)]
-        plots.rate_distortion(out / "rate-distortion.png", points)
-        caption = "Each point a checkpoint, measured in the same way; this page's is filled."
+        plots.rate_distortion(out / "rate-distortion.png", points((metrics, *compare)))
+        caption = (
+            "Each point a checkpoint, measured in the same way, with two standard errors each way; "
+            "this page's is filled."
+        )
         drawn.append(page.Plot("rate-distortion.png", "Rate and distortion", caption))
     if logs:
         plots.learning(out / "learning.png", logs)
@@ -136,14 +138,33 @@ def _plots(
     return drawn
 
 
-def _point(metrics: Metrics) -> plots.Point:
-    """Bits over the grid against the PSNR over the pictures' own region."""
-    bits, psnr = (
-        next(figure.value for name, figure in metrics.figures.items() if name.startswith(prefix))
-        for prefix in ("bits_per_pixel_", "psnr_")
-    )
-    factor = "" if metrics.loss_factor is None else f", c_lf {metrics.loss_factor:g}"
-    return plots.Point(f"{metrics.checkpoint}{factor}", bits, psnr)
+def points(reports: Sequence[Metrics]) -> list[plots.Point]:
+    """Bits over the grid against the PSNR over the pictures' own region, a point a report.
+
+    `DataError` names a report that lacks one of the two, or has it of other pictures or by another
+    measure than the first.
+    """
+    made, same = [], None
+    for each in reports:
+        bits, psnr = _figure(each, "bits_per_pixel_"), _figure(each, "psnr_")
+        measure = (each.test_sha256, bits.definition, psnr.definition)
+        same = same or measure
+        for mine, first in zip(measure, same, strict=True):
+            if mine != first:
+                raise DataError(f"{each.digest} was measured otherwise: {mine!r}, not {first!r}")
+        factor = "" if each.loss_factor is None else f", c_lf {each.loss_factor:.3g}"
+        errors = (figure.std_error or 0.0 for figure in (bits, psnr))
+        name = f"{each.checkpoint}{factor}"
+        made.append(plots.Point(name, bits.value, psnr.value, *errors))
+    return made
+
+
+def _figure(metrics: Metrics, prefix: str) -> Figure:
+    """The first figure whose name starts so; `DataError` if there is none."""
+    for name, figure in metrics.figures.items():
+        if name.startswith(prefix):
+            return figure
+    raise DataError(f"the report of {metrics.digest} has no figure {prefix}…")
 
 
 def attach(folder: Path, metrics: Metrics) -> Manifest:

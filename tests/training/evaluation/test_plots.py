@@ -60,6 +60,17 @@ def test_rate_and_distortion(tmp_path: Path) -> None:
     assert ink(tmp_path / "three.png", BLUE) > ink(tmp_path / "one.png", BLUE) > 10
 
 
+def test_errors_are_drawn_two_each_way(tmp_path: Path) -> None:
+    sure = [Point("a", 0.1, 20.0), Point("b", 0.2, 22.0)]
+    rate_distortion(tmp_path / "sure.png", sure)
+    for name, errors in (("rate", (0.02, 0.0)), ("psnr", (0.0, 0.5)), ("twice", (0.0, 1.0))):
+        unsure = [point._replace(bits_error=errors[0], psnr_error=errors[1]) for point in sure]
+        rate_distortion(tmp_path / f"{name}.png", unsure)
+    inks = {path.stem: ink(path, BLUE) for path in tmp_path.iterdir()}
+    assert inks["sure"] < min(inks["rate"], inks["psnr"])
+    assert inks["psnr"] < inks["twice"]
+
+
 def test_learning_curves_have_a_row_a_run(tmp_path: Path) -> None:
     log = tmp_path / "run" / "log.jsonl"
     log.parent.mkdir()

@@ -14,7 +14,7 @@ from unified_latents.training.data.sets import load
 from unified_latents.training.evaluation import classifier, study
 from unified_latents.training.evaluation.classifier import Classifier, ClassifierConfig
 from unified_latents.training.evaluation.evaluate import Evaluation, plan, run
-from unified_latents.training.evaluation.report import attach, read, report
+from unified_latents.training.evaluation.report import attach, points, read, report
 
 SaveTiny = Callable[[str, bool], Path]
 
@@ -125,6 +125,28 @@ def test_other_checkpoints_and_logs_become_plots(evaluation: Evaluation, tmp_pat
     for name in ("levels.png", "rate-distortion.png", "learning.png"):
         assert f"({name})" in text
         assert (evaluation.out / name).is_file()
+
+
+def test_a_point_has_its_errors_and_its_loss_factor(evaluation: Evaluation) -> None:
+    first = report(evaluation)
+    bits, psnr = (first.figures[name] for name in ("bits_per_pixel_16x16", "psnr_12x12"))
+    (point,) = points([replace(first, loss_factor=1.53358)])
+    assert point == (
+        f"{first.checkpoint}, c_lf 1.53",
+        *(bits.value, psnr.value, bits.std_error, psnr.std_error),
+    )
+
+
+def test_points_of_another_measure_are_refused(evaluation: Evaluation) -> None:
+    first = report(evaluation)
+    psnr = replace(first.figures["psnr_12x12"], definition="one 4-step draw")
+    for other, message in (
+        (replace(first, digest="d", test_sha256="t"), "d was measured otherwise: 't'"),
+        (replace(first, digest="d", figures={**first.figures, "psnr_12x12": psnr}), "4-step"),
+        (replace(first, digest="d", figures={}), "d has no figure bits_per_pixel_"),
+    ):
+        with pytest.raises(DataError, match=message):
+            points([first, other])
 
 
 def test_a_finished_study_adds_its_figures(evaluation: Evaluation, judge: Path) -> None:
