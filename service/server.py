@@ -56,9 +56,10 @@ class Announcer(Observer):
         self._metrics.on_ready(ready)
         for card in ready.models:
             canary = "ok" if card.canary.ok else "FAILED"
+            size = "x".join(map(str, card.size))
             log.info(
-                "model %s: %s, %d labels, %dx%d, canary %s",
-                *(card.name, card.kind, len(card.labels), *card.size, canary),
+                "model %s: %s, %d labels, %s, canary %s",
+                *(card.name, card.kind, len(card.labels), size, canary),
             )
         log.info("ready: torch %s, numerics %s", ready.torch, ready.numerics_strict)
 
