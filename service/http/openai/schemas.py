@@ -1,7 +1,7 @@
 """Bodies as OpenAI's API has them, of its image and model routes.
 
 What has no meaning here is accepted only where it asks for nothing (`quality: auto`) or names the
-caller (`user`); `seed` is an extension.
+caller (`user`, `safety_identifier`), and is refused by name otherwise; `seed` is an extension.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class ImageRequest(Body):
     background: Literal["auto", "opaque"] | None = None
     moderation: Literal["auto", "low"] | None = None
     user: str | None = Field(None, max_length=512)
+    safety_identifier: str | None = Field(None, max_length=512)
 
 
 class Usage(BaseModel):
@@ -62,7 +63,6 @@ class ImageList(BaseModel):
     data: list[ImageDatum]
     background: Literal["opaque"] = "opaque"
     output_format: OutputFormat
-    quality: Literal["auto"] = "auto"
     size: str
     usage: Usage = Field(default_factory=Usage)
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import openai
 import pytest
 from fastapi import FastAPI
+from openai.types.image_generate_params import (
+    ImageGenerateParamsBase,
+    ImageGenerateParamsNonStreaming,
+)
+from openai.types.images_response import ImagesResponse
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -22,6 +27,39 @@ from unified_latents.service.settings import Settings
 Ok = Callable[[Any], Any]
 SECRET, KEY = create("sdk", ["generate"], 7200)
 STRANGER, OTHER = create("other", ["encode"])
+TAKEN: dict[str, tuple[Any, ...]] = {
+    "prompt": ("circle", "SQUARE"),
+    "model": ("fake", None),
+    "n": (1, 10, None),
+    "size": ("8x8", "auto", None),
+    "response_format": ("b64_json",),
+    "output_format": ("png", "webp", "jpeg", None),
+    "stream": (False, True, None),
+    "partial_images": (0, None),
+    "quality": ("auto", "standard", None),
+    "background": ("auto", "opaque", None),
+    "moderation": ("auto", "low", None),
+    "user": ("me",),
+    "safety_identifier": ("me", None),
+}
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "prompt": ("triangle", "", "x" * 32_000),
+    "model": ("gpt-image-2",),
+    "n": (0, 11),
+    "size": ("1024x1024", "8x9", "", "8x8 "),
+    "response_format": ("url",),
+    "output_format": ("gif", "svg"),
+    "partial_images": (1, 3, 4),
+    "quality": ("low", "medium", "high", "xhigh", "max", "hd"),
+    "background": ("transparent",),
+    "style": ("vivid", "natural"),
+    "output_compression": (0, 50, 100),
+    "complexity": ("low", "high"),
+    "frame_count": (2,),
+    "frame_duration_ms": (200,),
+    "svg": ({"model": "x"},),
+}
+"""Every parameter of the package's `images.generate`: what is honoured, and what is not."""
 COST = 12
 """Row-steps of one picture: four guided base steps and four of the decoder."""
 
@@ -100,16 +138,59 @@ def test_it_waits_as_long_as_we_say(url: str) -> None:
         assert patient.images.generate(prompt="circle", n=10).data
 
 
+def _each(table: dict[str, tuple[Any, ...]]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, values in table.items() for value in values]
+
+
+def _choices(hint: Any) -> set[Any]:
+    """The values that a type spells out."""
+    if get_origin(hint) is Literal:
+        return set(get_args(hint))
+    return {value for part in get_args(hint) for value in _choices(part)}
+
+
+def test_every_parameter_of_the_package_is_decided() -> None:
+    known = get_type_hints(ImageGenerateParamsBase) | get_type_hints(
+        ImageGenerateParamsNonStreaming
+    )
+    assert set(known) == {*TAKEN, *REFUSED}
+    undecided = {
+        (name, choice)
+        for name, hint in known.items()
+        if name not in ("model", "size", "svg", "complexity")
+        for choice in _choices(hint) - {*TAKEN.get(name, ()), *REFUSED.get(name, ())}
+    }
+    assert undecided == set()
+
+
+@pytest.mark.parametrize(("name", "value"), _each(TAKEN))
+def test_what_is_honoured(sdk: openai.OpenAI, name: str, value: Any) -> None:
+    made: Any = sdk.images.generate(**{"prompt": "circle", name: value})
+    if name == "stream" and value:
+        assert [event.type for event in made] == ["image_generation.completed"]
+        return
+    assert len(made.data) == (value if name == "n" and value else 1)
+    assert made.output_format == ((value if name == "output_format" else None) or "png")
+    assert made.to_dict().get("quality") is None
+    ImagesResponse.model_validate(made.to_dict(), strict=True)
+
+
+@pytest.mark.parametrize(("name", "value"), _each(REFUSED))
+def test_what_is_refused_by_name(
+    sdk: openai.OpenAI, fake: FakeEngine, name: str, value: Any
+) -> None:
+    wrong = openai.NotFoundError if name == "model" else openai.BadRequestError
+    with pytest.raises(wrong) as caught:
+        sdk.images.generate(**{"prompt": "circle", name: value})
+    assert (caught.value.param, caught.value.type) == (name, "invalid_request_error")
+    assert not fake.requests
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"prompt": "triangle"}, "prompt"),
-        ({"size": "1024x1024"}, "size"),
-        ({"n": 11}, "n"),
-        ({"response_format": "url"}, "response_format"),
-        ({"quality": "hd"}, "quality"),
-        ({"partial_images": 2}, "partial_images"),
         ({"extra_body": {"mask": "x"}}, "mask"),
+        ({"extra_body": {"seed": -1}}, "seed"),
     ],
 )
 def test_errors_are_its_own(sdk: openai.OpenAI, change: Any, param: str) -> None:
