@@ -170,7 +170,7 @@ class EngineClient:
             raise NotReadyError("busy", f"{len(self._tickets)} requests are already in flight")
         if not self._tickets:
             self._last_step = time.monotonic()
-        ticket = self._tickets.open(request)
+        ticket = self._tickets.open(request, self._ready)
         self._dispatch()
         return ticket
 
@@ -255,7 +255,7 @@ class EngineClient:
                 self._tickets.outlook.learn(message)
             case Loaded():
                 self._on_loaded(message)
-            case _ if self._tickets.deliver(message):
+            case _ if self._tickets.deliver(message, self._ready):
                 self._dispatch()
 
     def _on_tick(self, tick: Tick) -> None:

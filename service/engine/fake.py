@@ -156,7 +156,9 @@ class FakeEngine:
         self.requests.append(request)
         ended = False
         try:
-            yield Accepted(number, 1, eta=0.0, done=self._resumed(request))
+            card = self._models.get(request.model)
+            digest = card.digest if card else ""
+            yield Accepted(number, 1, eta=0.0, done=self._resumed(request), model=digest)
             for snapshot in self._snapshots(number, request):
                 yield snapshot
             if not await self._opened(request.timeout):

@@ -19,14 +19,9 @@ PROTOCOL = 4
 SamplerName = Literal["ancestral", "ddim", "dpmpp-2m"]
 LatentKind = Literal["z_clean", "z_0"]
 ErrorCode = Literal[
-    "nonfinite",
-    "engine_error",
-    "engine_lost",
-    "shutting_down",
-    "unknown_model",
-    "deadline_exceeded",
-    "out_of_memory",
-]
+    "nonfinite", "engine_error", "engine_lost", "shutting_down",
+    "unknown_model", "model_replaced", "deadline_exceeded", "out_of_memory",
+]  # fmt: skip
 
 
 class Array(msgspec.Struct, frozen=True):
@@ -250,6 +245,8 @@ class Accepted(msgspec.Struct, tag="accepted", frozen=True):
     """Forecast of the seconds until the result; None where nothing has been measured yet."""
     done: int = 0
     """Sample steps that `resume` has spared; 0 where it did not fit."""
+    model: str = ""
+    """The digest of the checkpoint that it runs on."""
 
 
 class Progress(msgspec.Struct, tag="progress", frozen=True):

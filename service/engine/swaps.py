@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import TypeVar
 
 import msgspec
 
@@ -11,19 +12,30 @@ from unified_latents.service.engine.messages import Checkpoint, ModelCard, Ready
 from unified_latents.service.engine.protocol import Load, Loaded, Unload
 from unified_latents.service.engine.seam import EngineError
 
+Named = TypeVar("Named", Checkpoint, ModelCard)
+
 
 def served(before: tuple[Checkpoint, ...], asked: Load | Unload) -> tuple[Checkpoint, ...]:
     """The checkpoints after a swap, for the next engine to load."""
-    name = asked.name if isinstance(asked, Unload) else asked.checkpoint.name
-    kept = [each for each in before if each.name != name]
-    return (*kept, asked.checkpoint) if isinstance(asked, Load) else tuple(kept)
+    return _placed(before, asked, asked.checkpoint if isinstance(asked, Load) else None)
 
 
 def described(before: Ready, asked: Load | Unload, card: ModelCard | None) -> Ready:
     """What is loaded after a swap."""
+    return msgspec.structs.replace(before, models=_placed(before.models, asked, card))
+
+
+def _placed(
+    before: tuple[Named, ...], asked: Load | Unload, new: Named | None
+) -> tuple[Named, ...]:
+    """The new one where the old one was, else last: the first model is the one that none names."""
     name = asked.name if isinstance(asked, Unload) else asked.checkpoint.name
-    kept = [each for each in before.models if each.name != name]
-    return msgspec.structs.replace(before, models=(*kept, card) if card else tuple(kept))
+    after = {each.name: each for each in before}
+    if new is None:
+        after.pop(name, None)
+    else:
+        after[name] = new
+    return tuple(after.values())
 
 
 class Swaps:

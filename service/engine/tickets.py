@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
 
 from unified_latents.service.engine.forecast import Outlook
 from unified_latents.service.engine.messages import (
+    Accepted,
     Encode,
     Error,
     ErrorCode,
     Event,
+    ModelCard,
     Progress,
+    Ready,
     Request,
     Result,
     Snapshot,
 )
 from unified_latents.service.engine.replay import MAX_DEATHS, Burial, Replay
 
+_REPLACED = "another checkpoint has taken the place of the one that this request was for"
 _LEAST = 1e-3
 """Seconds that a request sent again still has, if only to be told that they are over."""
 
@@ -33,7 +37,25 @@ class Ticket:
 
     request: Request
     deadline: float | None
+    card: ModelCard | None
+    """The model that it was checked against, and then the one that it runs on."""
+    begun: bool = False
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+
+    def begin(self, accepted: Accepted, models: Iterable[ModelCard]) -> bool:
+        """Whether an engine may go on with it on the checkpoint that it says.
+
+        What has begun stays on its checkpoint. What has not may run on the one that took the place
+        of its model, in the same space.
+        """
+        old, new = self.card, next((c for c in models if c.digest == accepted.model), None)
+        if old is not None and old.digest == accepted.model:
+            self.begun = True
+        elif new is None or self.begun or (old and old.latent_space != new.latent_space):
+            return False
+        else:
+            self.card, self.begun = new, True
+        return True
 
     async def follow(self, clock: Callable[[], float]) -> AsyncGenerator[Event, None]:
         """Its events up to the end; no later than its deadline, whatever the engine does."""
@@ -67,11 +89,13 @@ class Tickets:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, request: Request) -> Ticket:
-        """A new request, under a number of its own."""
+    def open(self, request: Request, ready: Ready | None = None) -> Ticket:
+        """A new request, checked against what was `ready`, under a number of its own."""
         number = next(self._ids)
         deadline = None if request.timeout is None else self.clock() + request.timeout
-        ticket = Ticket(msgspec.structs.replace(request, id=number), deadline)
+        cards = ready.models if ready else ()
+        card = next((card for card in cards if card.name == request.model), None)
+        ticket = Ticket(msgspec.structs.replace(request, id=number), deadline, card)
         self._open[number] = ticket
         self._replay.add(number)
         self.outlook.enter(number, request)
@@ -87,10 +111,14 @@ class Tickets:
         """What a running engine is to be given now, with the time that each still has."""
         return [self._now(self._open[number]) for number in self._replay.send()]
 
-    def deliver(self, event: Event) -> bool:
-        """Pass an event on; whether it ended its request."""
+    def deliver(self, event: Event, ready: Ready | None = None) -> bool:
+        """Pass an event on, that came while this was `ready`; whether it ended its request."""
         ticket = self._open.get(event.id)
         if ticket is None:
+            return False
+        if isinstance(event, Accepted) and not ticket.begin(event, ready.models if ready else ()):
+            # Who follows leaves at this, and so the engine is told to forget the request.
+            ticket.events.put_nowait(Error(event.id, "model_replaced", _REPLACED))
             return False
         ticket.events.put_nowait(event)
         if isinstance(event, Progress):

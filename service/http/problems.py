@@ -50,6 +50,7 @@ _TITLES = {
     507: "Insufficient storage",
 }
 _ENGINE = {"deadline_exceeded": 504, "out_of_memory": 507, "load_failed": 409}
+_PASSING = ("not_ready", "busy", "shutting_down", "model_replaced")
 _MAX_ERRORS = 16
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "bad_request"}
 
@@ -157,7 +158,7 @@ def validation_problem(error: ValidationError) -> Problem:
 
 def from_engine(error: EngineError) -> Problem:
     """What the engine said of a request."""
-    if error.code in ("not_ready", "busy", "shutting_down"):
+    if error.code in _PASSING:
         return unavailable(error.code, error.detail)
     return Problem(_ENGINE.get(error.code, 500), error.code, error.detail)
 

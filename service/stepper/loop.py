@@ -121,7 +121,8 @@ class Loop:
             if job.outputs[sample.index] is None:
                 self._scheduler.add(request.id, sample)
         eta = self._ledger.opened(job, self._jobs.values(), now)
-        self._send(Accepted(request.id, job.steps, eta, job.done if resumed else 0))
+        done, digest = job.done if resumed else 0, model.card.digest
+        self._send(Accepted(request.id, job.steps, eta, done, digest))
 
     @torch.inference_mode()
     def tick(self) -> None:

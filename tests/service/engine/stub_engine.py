@@ -69,7 +69,7 @@ def main(fault: str, descriptor: int) -> None:
         if not isinstance(command, Generate):
             continue
         seen += 1
-        stream.sendall(frames.pack(Accepted(command.id, 1)))
+        stream.sendall(frames.pack(Accepted(command.id, 1, model=fake_card("m").digest)))
         # A replay keeps its id, so the first request of a later process does not have id 1 … 3.
         first_process = seen == command.id
         if first_process or command.label == DIES:

@@ -8,16 +8,29 @@ import shutil
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.service.conftest import save_tiny
 from tests.service.engine.test_client import generate, real, until
 from unified_latents.service.engine.client import EngineClient
 from unified_latents.service.engine.fake import FakeEngine, fake_card
-from unified_latents.service.engine.messages import Progress, Result, Trajectory
+from unified_latents.service.engine.messages import (
+    PROTOCOL,
+    Checkpoint,
+    Error,
+    Event,
+    Progress,
+    Ready,
+    Result,
+    Trajectory,
+)
+from unified_latents.service.engine.protocol import Load, Unload
 from unified_latents.service.engine.seam import Engine, EngineError, result
+from unified_latents.service.engine.swaps import described, served
 
 LONG = Trajectory(60, "ancestral")
+ENDLESS = Trajectory(20_000, "ancestral")
 
 
 async def picture(engine: Engine, **changes: object) -> tuple[bytes, str]:
@@ -85,6 +98,56 @@ def test_a_model_is_replaced_while_the_old_one_finishes(tiny: Path, tmp_path: Pa
                 await picture(engine)
 
     asyncio.run(run())
+
+
+def test_an_engines_death_does_not_move_a_request_to_another_checkpoint(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """It fails and says so; without a reload it would have been answered."""
+    other = save_tiny(tmp_path / "other", seed=3)
+
+    async def run() -> None:
+        async with real(tiny) as (engine, _):
+            events: list[Event] = []
+            begun = asyncio.Event()
+
+            async def follow() -> None:
+                async for event in engine.submit(generate(base=ENDLESS)):
+                    events.append(event)
+                    if isinstance(event, Progress):
+                        begun.set()
+
+            task = asyncio.ensure_future(follow())
+            await begun.wait()
+            card = await engine.reload("m", str(other), other_space=True)
+            pid = engine.status.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await asyncio.wait_for(task, 120)
+            assert isinstance(events[-1], Error), events[-1]
+            assert events[-1].code == "model_replaced"
+            assert (await picture(engine))[1] == card.digest
+            assert not engine.status.in_flight
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_a_reloaded_model_keeps_its_place(name: str) -> None:
+    """The first one is what a request gets that names none, from the next engine too."""
+    names = ("a", "b", "c")
+    ready = Ready(PROTOCOL, tuple(map(fake_card, names)), "r", "s", "f", "t", "cpu")
+    checkpoints = tuple(Checkpoint(each, f"/{each}") for each in names)
+    asked = Load(1, Checkpoint(name, "/new"))
+    after = described(ready, asked, msgspec.structs.replace(fake_card(name), digest="new"))
+    assert tuple(card.name for card in after.models) == names
+    assert [card.name for card in after.models if card.digest == "new"] == [name]
+    assert [each.name for each in served(checkpoints, asked) if each.path == "/new"] == [name]
+    assert tuple(each.name for each in served(checkpoints, asked)) == names
+    kept = tuple(each for each in names if each != name)
+    assert tuple(c.name for c in described(ready, Unload(2, name), None).models) == kept
+    assert tuple(each.name for each in served(checkpoints, Unload(2, name))) == kept
+    assert served(checkpoints, Load(3, Checkpoint("d", "/d")))[-1].name == "d"
 
 
 def test_the_engine_in_memory_swaps_too() -> None:

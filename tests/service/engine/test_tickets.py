@@ -2,12 +2,20 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+import pytest
+
 from tests.service.engine.test_client import generate
+from unified_latents.service.engine.fake import fake_card
 from unified_latents.service.engine.messages import (
+    PROTOCOL,
+    Accepted,
     Error,
     Event,
     Generate,
+    ModelCard,
     Progress,
+    Ready,
     Result,
     Snapshot,
 )
@@ -65,3 +73,49 @@ def test_events_end_with_the_result_and_leave_nothing() -> None:
         assert not tickets.forget(number)
 
     asyncio.run(run())
+
+
+OLD = fake_card("m")
+SAME_SPACE = msgspec.structs.replace(OLD, digest="2" * 64)
+OTHER_SPACE = msgspec.structs.replace(SAME_SPACE, latent_space="3" * 32)
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "goes_on"),
+    [
+        (False, OLD, True),
+        (True, OLD, True),
+        (False, SAME_SPACE, True),
+        (True, SAME_SPACE, False),
+        (False, OTHER_SPACE, False),
+        (True, OTHER_SPACE, False),
+    ],
+)
+def test_a_request_ends_on_the_checkpoint_that_it_began_on(
+    begun: bool, now: ModelCard, goes_on: bool
+) -> None:
+    """It may wait while its model is replaced, if that is a model of the same latents."""
+    tickets = Tickets(8)
+    ticket = tickets.open(generate(), _ready(OLD))
+    number = ticket.request.id
+    tickets.send()
+    first, again = (Accepted(number, 1, model=card.digest) for card in (OLD, now))
+    if begun:
+        tickets.deliver(first, _ready(OLD))
+        tickets.bury()
+        tickets.send()
+    tickets.deliver(again, _ready(now))
+
+    async def told() -> list[Event]:
+        if goes_on:
+            tickets.deliver(Result(number))
+        return [event async for event in ticket.follow(tickets.clock)]
+
+    *before, last = asyncio.run(told())
+    assert before == [first] * begun + [again] * goes_on
+    assert [last] == [Result(number)] if goes_on else codes([last]) == ["model_replaced"]
+    assert tickets.forget(number) is not goes_on  # what the engine still has, it is told to forget
+
+
+def _ready(card: ModelCard) -> Ready:
+    return Ready(PROTOCOL, (card,), "reference", "strict", "fast", "none", "cpu")

@@ -190,7 +190,7 @@ def test_a_long_rate_takes_many_short_passes_between_those_of_others(model: Mode
 def test_events_come_in_order_and_count_to_the_end(model: Model) -> None:
     sent = run(model, generate(1, n=2))
     mine = [message for message in sent if not isinstance(message, Tick)]
-    assert mine[0] == Accepted(1, 18)
+    assert mine[0] == Accepted(1, 18, model=model.card.digest)
     progress = [message.done for message in mine if isinstance(message, Progress)]
     assert progress == sorted(progress)
     assert progress[-1] == 18

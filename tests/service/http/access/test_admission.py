@@ -196,6 +196,8 @@ def test_the_engines_own_limits_are_answers(
     fake._max_pending = 0
     assert check_problem(client.post("/generate", json=BODY), 503)["code"] == "busy"
     assert from_engine(EngineError("out_of_memory", "no row fits")).status == 507
+    replaced = from_engine(EngineError("model_replaced", "another checkpoint"))
+    assert (replaced.status, replaced.headers["x-should-retry"]) == (503, "true")
 
 
 def test_nothing_is_left_of_a_request_whose_client_leaves() -> None:
