@@ -89,7 +89,7 @@ class EngineClient:
 
     def eta(self, request: Request) -> float | None:
         """Seconds that a request would take if it came now; None where nothing is known."""
-        return self._tickets.outlook.eta(request)
+        return self._tickets.eta(request)
 
     @property
     def status(self) -> Status:

@@ -16,10 +16,12 @@ from struct import pack, unpack
 from typing import NamedTuple
 
 from unified_latents.service.engine.messages import Decode, Encode, Generate, Request
-from unified_latents.service.engine.telemetry import PRIORITIES, Cost, Costs, StageName
+from unified_latents.service.engine.telemetry import PRIORITIES, Cost, StageName
 
 RATE_ROWS = 64
 """Strata of a bitrate in one pass: a pass must stay short, whatever a request asks for."""
+DUE = 60.0
+"""Seconds after its arrival at which a request without a deadline counts as due."""
 
 
 class Leg(NamedTuple):
@@ -197,56 +199,3 @@ class Forecast:
         """Seconds of a pass of `count` samples like this request's."""
         key = Key(request.model, request.strict, leg.stage)
         return self.table.seconds(key, leg.rows * count)
-
-
-class Outlook:
-    """A parent's view of the engine's work: what it has in flight, and a forecast over that.
-
-    What a request in flight costs is looked up once: a forecast must not take longer than an
-    answer that is refused because of it.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._forecast = Forecast(CostTable(), capacity)
-        self._bias = 1.0
-        self._requests: dict[int, Request] = {}
-        self._whole: dict[int, Load | None] = {}
-        self._done: dict[int, float] = {}
-
-    @property
-    def costs(self) -> Costs:
-        """What engines have measured."""
-        return Costs(self._forecast.table.all(), self._bias)
-
-    def learn(self, costs: Costs) -> None:
-        """What an engine has measured; what another one had stays where this one has nothing."""
-        for cost in costs.costs:
-            self._forecast.table.put(cost)
-        self._bias = costs.bias
-
-    def enter(self, number: int, request: Request) -> None:
-        """A request is in flight."""
-        self._requests[number], self._done[number] = request, 0.0
-        self._whole[number] = self._forecast.load(request)
-
-    def progress(self, number: int, done: float) -> None:
-        """The part of a request that is done, 0 … 1."""
-        self._done[number] = done
-
-    def leave(self, number: int) -> None:
-        """A request is no longer in flight."""
-        for held in (self._requests, self._whole, self._done):
-            held.pop(number, None)
-
-    def eta(self, request: Request) -> float | None:
-        """Seconds that `request` would take if it came now; None where nothing is known of it."""
-        own = self._forecast.load(request)
-        if own is None:
-            return None
-        work = [(request, own)]
-        for number, other in self._requests.items():
-            load = self._whole[number] = self._whole[number] or self._forecast.load(other)
-            if load is not None:
-                left = load.seconds * (1 - self._done[number])
-                work.append((other, load._replace(seconds=left)))
-        return self._forecast.etas(work, self._bias)[0]

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from unified_latents.service.engine.forecast import Outlook
 from unified_latents.service.engine.messages import (
     Accepted,
     Encode,
@@ -24,6 +23,7 @@ from unified_latents.service.engine.messages import (
     Result,
     Snapshot,
 )
+from unified_latents.service.engine.outlook import Outlook
 from unified_latents.service.engine.replay import MAX_DEATHS, Burial, Replay
 
 _REPLACED = "another checkpoint has taken the place of the one that this request was for"
@@ -89,22 +89,27 @@ class Tickets:
     def __len__(self) -> int:
         return len(self._open)
 
+    def eta(self, request: Request) -> float | None:
+        """Seconds that a request would take if it came now; None where nothing is known."""
+        return self.outlook.eta(request, self.clock())
+
     def open(self, request: Request, ready: Ready | None = None) -> Ticket:
         """A new request, checked against what was `ready`, under a number of its own."""
-        number = next(self._ids)
-        deadline = None if request.timeout is None else self.clock() + request.timeout
+        number, now = next(self._ids), self.clock()
+        deadline = None if request.timeout is None else now + request.timeout
         cards = ready.models if ready else ()
         card = next((card for card in cards if card.name == request.model), None)
         ticket = Ticket(msgspec.structs.replace(request, id=number), deadline, card)
         self._open[number] = ticket
         self._replay.add(number)
-        self.outlook.enter(number, request)
+        self.outlook.enter(number, request, now)
         return ticket
 
     def forget(self, number: int) -> bool:
         """Drop a request that has ended; whether the engine still works on it."""
-        self._open.pop(number, None)
-        self.outlook.leave(number)
+        ticket, now = self._open.pop(number, None), self.clock()
+        late = ticket is not None and ticket.deadline is not None and now >= ticket.deadline
+        self.outlook.leave(number, now if late else None)
         return self._replay.remove(number)
 
     def send(self) -> list[Request]:
@@ -126,6 +131,8 @@ class Tickets:
         if isinstance(event, Snapshot) and not isinstance(ticket.request, Encode):
             ticket.request = msgspec.structs.replace(ticket.request, resume=event)
         if isinstance(event, Result | Error):
+            told = isinstance(event, Result) or event.code == "deadline_exceeded"
+            self.outlook.leave(event.id, self.clock() if told else None)
             self.forget(event.id)
             return True
         return False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from unified_latents.service.engine.deadlines import Pace, Way, rest, way
 from unified_latents.service.engine.forecast import Forecast, Key
 from unified_latents.service.engine.telemetry import Costs
 from unified_latents.service.stepper.costs import CostModel
@@ -11,7 +12,11 @@ from unified_latents.service.stepper.work import Job
 
 _FORECAST_EVERY = 0.25
 """Seconds for which a forecast of everything stands."""
-_TELL_EVERY = 2.0
+_HURRY = 1.3
+"""How many times the rest of its passes, each shared, a request is given before its deadline."""
+_HOPE = 0.8
+"""Passes may turn out so much quicker than what was measured, but not more."""
+_TELL_EVERY = 0.5
 _SAVE_EVERY = 20.0
 
 
@@ -20,6 +25,7 @@ class Ledger:
 
     def __init__(self, costs: CostModel, capacity: int, now: float) -> None:
         self._costs = costs
+        self._capacity = capacity
         self._forecast = Forecast(costs.table, capacity)
         self._forecast_at = self._told_at = self._saved_at = now
         self._drained_at = now
@@ -49,6 +55,13 @@ class Ledger:
         """Seconds until a job is done, by the latest forecast."""
         return None if job.ends is None else max(0.0, job.ends - now)
 
+    def hopeless(self, job: Job, now: float) -> bool:
+        """Whether a job would miss its deadline even with the engine to itself."""
+        deadline = job.claim.deadline
+        if deadline is None or now < min(deadline, job.last):
+            return False
+        return now >= deadline or now >= self._last(deadline, _left(job))
+
     def drain(self, now: float) -> float:
         """Seconds until all jobs are done, by the latest forecast."""
         return max(0.0, self._drained_at - now)
@@ -65,7 +78,8 @@ class Ledger:
 
     def _look_ahead(self, jobs: Iterable[Job], now: float) -> None:
         self._forecast_at = now
-        work = []
+        jobs, work = list(jobs), []
+        self._hurry(jobs)
         for job in jobs:
             job.whole = job.whole or self._forecast.load(job.request)
             if job.left is not None:
@@ -74,3 +88,23 @@ class Ledger:
         for (job, _), seconds in zip(work, ends, strict=True):
             job.ends = now + seconds
         self._drained_at = now + max(ends, default=0.0)
+
+    def _hurry(self, jobs: Sequence[Job]) -> None:
+        """When each that has a deadline must begin to be in every pass, and when it is too late."""
+        ways = [_left(job) for job in jobs]
+        pace = Pace(self._costs.table, self._capacity, ways)
+        for job, left in zip(jobs, ways, strict=True):
+            if job.claim.deadline is not None:
+                needs = _HURRY * pace.chain(left) + _FORECAST_EVERY
+                job.claim.hurry = job.claim.deadline - needs
+                job.last = self._last(job.claim.deadline, left)
+
+    def _last(self, deadline: float, left: Way) -> float:
+        """When what is left must begin, with the engine to itself."""
+        each = (n * (self._costs.table.seconds(*part) or 0.0) for part, n in left.passes)
+        return deadline - _HOPE * sum(each)
+
+
+def _left(job: Job) -> Way:
+    job.way = job.way or way(job.request)
+    return rest(job.way, job.done / job.steps)

@@ -147,15 +147,13 @@ class Loop:
                 if due(job):
                     self._send(snapshot(job, self._numerics(job.request.strict)))
                 self._conclude(job, now)
+        self._measure(group, report, self._clock() - began)
         if news := self._ledger.news(now):
             self._send(news)
 
     def _expire(self, now: float) -> None:
-        late = [
-            number
-            for number, job in self._jobs.items()
-            if job.claim.deadline is not None and job.claim.deadline <= now
-        ]
+        """A deadline that is over, or that nothing can keep any more: no pass is spent on it."""
+        late = [number for number, job in self._jobs.items() if self._ledger.hopeless(job, now)]
         for number in late:
             self._fail(number, "deadline_exceeded", "the time for this request is over")
 
@@ -174,6 +172,9 @@ class Loop:
         self._scheduler.ran(group, owners, seconds, now)
         if report.fits is not None:
             self._scheduler.cut(group, report.fits, now)
+
+    def _measure(self, group: Group, report: Report, seconds: float) -> None:
+        """What a turn took, all that was told of it included."""
         if report.clean and report.outcomes:
             request = report.outcomes[0].sample.job.request
             key = Key(request.model, request.strict, group.stage)

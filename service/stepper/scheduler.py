@@ -2,11 +2,12 @@
 
 A request waits in groups: samples of one group could share a pass. Two choices make a pass.
 
-*Which group.* Groups share the engine's time by weighted fair queueing: a pass is charged to its
-group in seconds, divided by the weights of the requests waiting there, and the group charged least
-goes next. Where a batch costs as much as its rows one by one, every request gets the same time;
-where a large batch costs little more than a small one, the large one gets more passes. A pass is
-never held back to wait for company.
+*Which group.* Who must be served from now on to keep a deadline goes up a class, and in the best
+class its group is next, the earliest deadline first. Otherwise groups share the engine's time by
+weighted fair queueing: a pass is charged to its group in seconds, divided by the weights of the
+requests waiting there, and the group charged least goes next. Where a batch costs as much as its
+rows one by one, every request gets the same time; where a large batch costs little more than a
+small one, the large one gets more passes. A pass is never held back to wait for company.
 
 *Which samples.* By class of priority, then everybody's first sample before anybody's second, then
 by earliest deadline, then by arrival. Samples of a request with a deadline of its own do not queue
@@ -22,16 +23,16 @@ nobody starves behind a better class.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from unified_latents.service.engine.forecast import DUE
 from unified_latents.service.engine.telemetry import PRIORITIES, Priority, StageName
 
 AGEING = 10.0
 """Seconds unserved that raise a request by one class."""
-DUE = 60.0
-"""Seconds after its arrival at which a request without a deadline counts as due."""
 RECOVERY = 60.0
 """Seconds after which a budget that memory has cut is whole again."""
 _LOOK = 8
@@ -74,11 +75,14 @@ class Claim:
     deadline: float | None = None
     served: float = 0.0
     """Seconds of passes that it took part in."""
+    hurry: float = math.inf
+    """When it must begin to be in every pass, to keep its deadline."""
 
     def level(self, now: float) -> int:
-        """0 is served first; waiting lowers it."""
+        """0 is served first; waiting lowers it, and so does hurry."""
         unserved = max(0.0, now - self.arrived - self.served)
-        return max(0, PRIORITIES.index(self.priority) - int(unserved / AGEING))
+        raised = int(unserved / AGEING) + (now >= self.hurry)
+        return max(0, PRIORITIES.index(self.priority) - raised)
 
     def weight(self, now: float) -> float:
         """Its share of the engine's time, relative to others."""
@@ -151,7 +155,7 @@ class Scheduler(Generic[T]):
         """
         if not self._groups:
             return []
-        group = min(self._groups, key=self._charged.__getitem__)
+        group = self._hurried(now) or min(self._groups, key=self._charged.__getitem__)
         owners = self._groups[group] = self._groups.pop(group)  # equals take turns
         budget = free = self._budget(group, now)
         picked: list[T] = []
@@ -184,6 +188,22 @@ class Scheduler(Generic[T]):
     def cut(self, group: Group, rows: int, now: float) -> None:
         """Memory did not hold a pass: at most `rows` (≥ 1) rows of this group for a while."""
         self._cut[group] = max(1, rows), now + RECOVERY
+
+    def _hurried(self, now: float) -> Group | None:
+        """The group that a deadline calls for, if one of the best class does.
+
+        Whoever has no deadline and is due earlier still has the groups share their time.
+        """
+        first = min(
+            (
+                (claim.level(now), claim.due, now < claim.hurry, group)
+                for group, owners in self._groups.items()
+                for claim in map(self._claims.__getitem__, owners)
+                if claim.deadline is None or now >= claim.hurry
+            ),
+            default=None,
+        )
+        return first[3] if first is not None and not first[2] else None
 
     def _filled(self, group: Group, rows: int, budget: int) -> int:
         """How wide a pass may be whose best class fills `rows` of it."""

@@ -19,6 +19,7 @@ from unified_latents.models import sampling
 from unified_latents.models.clips.frames import NOTHING, Contexts
 from unified_latents.models.pixels import to_unit
 from unified_latents.models.sampling import NoiseKeys, Plan, Stage, State
+from unified_latents.service.engine.deadlines import Way
 from unified_latents.service.engine.forecast import Load, legs, samples
 from unified_latents.service.engine.messages import (
     Array,
@@ -133,6 +134,10 @@ class Job:
     """After how many of its steps a sample is looked at."""
     whole: Load | None = None
     """What the request costs from start to end."""
+    way: Way | None = None
+    """Its passes from start to end."""
+    last: float = math.inf
+    """From when on it may be too late for its deadline, by the latest forecast."""
     promised: float | None = None
     """The forecast at its arrival, in seconds, before any correction for bias."""
     ends: float | None = None

@@ -8,13 +8,12 @@ from unified_latents.service.engine.forecast import (
     Forecast,
     Key,
     Load,
-    Outlook,
     finishes,
     legs,
     row_steps,
 )
 from unified_latents.service.engine.messages import Array, Decode, Encode, Trajectory
-from unified_latents.service.engine.telemetry import Cost, Costs, StageName
+from unified_latents.service.engine.telemetry import Cost, StageName
 
 TEN = Trajectory(10, "ddim")
 ONE_STAGE = generate(base=TEN, decode=None, guidance=1.0)
@@ -85,28 +84,3 @@ def test_a_short_request_does_not_wait_for_the_end_of_a_long_one() -> None:
 def test_a_better_class_is_waited_for_and_does_not_wait() -> None:
     done = finishes([Load(1, 1, 2.0), Load(0, 2, 5.0)], lambda count: count)
     assert done == [12.0, 10.0]
-
-
-def test_a_parent_counts_what_is_in_flight_and_what_is_done_of_it() -> None:
-    outlook = Outlook(32)
-    assert outlook.eta(ONE_STAGE) is None
-    outlook.learn(Costs((cost("base", 1, 1.0), cost("base", 32, 32.0)), bias=2.0))
-    assert outlook.eta(ONE_STAGE) == 20.0
-    outlook.enter(1, ONE_STAGE)
-    assert outlook.eta(ONE_STAGE) == 40.0
-    outlook.progress(1, 0.5)
-    assert outlook.eta(ONE_STAGE) == 30.0
-    outlook.leave(1)
-    outlook.leave(1)
-    assert outlook.eta(ONE_STAGE) == 20.0
-
-
-def test_a_new_engine_that_knows_little_takes_nothing_away() -> None:
-    outlook = Outlook(32)
-    outlook.enter(1, ONE_STAGE)
-    outlook.learn(Costs((cost("base", 1, 1.0), cost("base", 32, 32.0))))
-    assert outlook.eta(ONE_STAGE) == 20.0
-    outlook.learn(Costs(()))
-    assert outlook.eta(ONE_STAGE) == 20.0
-    outlook.learn(Costs((cost("base", 1, 2.0), cost("base", 32, 64.0))))
-    assert outlook.costs.costs == (cost("base", 1, 2.0), cost("base", 32, 64.0))

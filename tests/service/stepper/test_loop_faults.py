@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.service.stepper.test_loop import decode, encode, generate, results, run, tensor
+from unified_latents.service.engine.forecast import Key
 from unified_latents.service.engine.messages import (
     Accepted,
     Cancel,
@@ -24,9 +25,10 @@ from unified_latents.service.engine.messages import (
     Trajectory,
 )
 from unified_latents.service.engine.protocol import Message
-from unified_latents.service.engine.telemetry import PRIORITIES, Costs, Tick
+from unified_latents.service.engine.telemetry import PRIORITIES, Costs, StageName, Tick
 from unified_latents.service.stepper import passes
 from unified_latents.service.stepper.catalogue import Model, load
+from unified_latents.service.stepper.costs import CostModel
 from unified_latents.service.stepper.loop import Loop
 from unified_latents.service.stepper.work import Sample
 
@@ -60,6 +62,20 @@ def test_a_deadline_is_met_between_two_passes(model: Model) -> None:
     while loop.busy:
         loop.tick()
     assert set(results(sent)) == {2}
+
+
+def test_no_pass_is_spent_on_a_deadline_that_nothing_can_keep(model: Model) -> None:
+    """Nine passes of a second each: five seconds are too few, ten may do."""
+    sent, costs = list[Message](), CostModel("")
+    stages: tuple[StageName, ...] = ("base", "decode")
+    for stage in stages:
+        costs.observe(Key("m", True, stage), 1, 1.0)
+    loop = Loop({"m": model}, 16, sent.append, clock=lambda: 0.0, costs=costs)
+    loop.take(generate(1, timeout=5.0, guidance=1.0))
+    loop.take(generate(2, timeout=10.0, guidance=1.0))
+    loop.tick()
+    assert errors(sent) == [(1, "deadline_exceeded")]
+    assert [tick.samples for tick in of_type(sent, Tick)] == [1]
 
 
 def test_the_better_class_has_its_result_first(model: Model) -> None:

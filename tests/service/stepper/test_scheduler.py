@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from unified_latents.service.engine.forecast import DUE
 from unified_latents.service.engine.telemetry import PRIORITIES, Priority, StageName
 from unified_latents.service.stepper.scheduler import (
     AGEING,
-    DUE,
     RECOVERY,
     Claim,
     Group,
@@ -116,6 +116,29 @@ def test_waiting_raises_a_request_and_being_served_does_not() -> None:
     waiting, served = Claim("low", 0.0), Claim("low", 0.0, served=AGEING)
     assert [waiting.level(AGEING * k) for k in (0, 1, 2, 9)] == [2, 1, 0, 0]
     assert served.level(AGEING * 1.5) == 2
+
+
+def test_hurry_raises_a_request_by_a_class_and_takes_its_group() -> None:
+    crowd = [Waiting() for _ in range(8)]
+    crowd += [Waiting(deadline=9.0, stage="decode"), Waiting(deadline=8.0, stage="encode")]
+    made = scheduler(crowd, 4)
+    assert [made.pick(0.0)[0].stage for _ in range(3)] == ["base", "decode", "encode"]
+    for number, each in ((8, 9.0), (9, 8.0)):
+        hurried = Claim("normal", 0.0, each, hurry=5.0)
+        assert [hurried.level(now) for now in (4.9, 5.0)] == [1, 0]
+        made.enter(number, hurried)
+    for _ in range(2):
+        batch = made.pick(5.0)
+        assert names(batch) == ["9.0"]
+        made.ran(batch[0].group, {9}, 1.0, 5.0)
+    made.drop(9)
+    assert names(made.pick(5.0)) == ["8.0"]
+
+
+def test_who_is_due_earlier_without_a_deadline_is_not_held_up_by_hurry() -> None:
+    made = scheduler([Waiting("high"), Waiting(stage="decode")], 4)
+    made.enter(1, Claim("normal", DUE, 2 * DUE, hurry=0.0))
+    assert [made.pick(DUE)[0].stage for _ in range(2)] == ["base", "decode"]
 
 
 def test_equal_groups_take_turns_and_a_dear_one_pays_for_it() -> None:
