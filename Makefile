@@ -26,7 +26,8 @@ help:
 	@echo 'make train-demo    train the Fashion-MNIST demo model from nothing, into $(UL_RUNS)'
 	@echo 'make train-video   train the demo of clips, moving sprites, likewise'
 	@echo 'make bench-train   images a second and FLOP utilisation of a training step'
-	@echo 'make bench-sample  the sampler against a DiT, the service against the bare loop'
+	@echo 'make bench-sample  the sampler against a DiT, the service against the bare loop;'
+	@echo '                   with AGAINST=COMMIT, sampling on the CPU against a commit of before'
 	@echo 'make bench-serve  the service under load beside a lock, LitServe and Ray Serve'
 	@echo 'make bench-overload  three times what the service can do, for a minute'
 	@echo 'make kernels-report  compile the Triton kernels for three GPUs, write kernels/REPORT.md'
@@ -71,8 +72,9 @@ fault-long: $(READY)
 bench-train: $(READY)
 	$(BIN)/ul-train bench
 
+# AGAINST=COMMIT compares the sampling of this tree with a commit's instead.
 bench-sample: $(READY)
-	$(BIN)/ul-serve bench
+	$(BIN)/ul-serve bench $(if $(AGAINST),--against $(AGAINST))
 
 # The rivals live apart, over our own libraries: their pins never reach the lock.
 RIVALS := .rivals

@@ -113,14 +113,30 @@ def bench(
     model: Annotated[
         str | None, typer.Option(help="NAME=CHECKPOINT_DIR.", metavar="NAME=DIR")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each stage.")] = 50,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Pairs of runs: 5, against a commit 20.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of each stage: 50, against a commit 10.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Only compare this checkout's sampling with a commit's, in turns."),
+    ] = None,
 ) -> None:
     """Time the base model against a DiT, the service against the bare loop, strict against fast."""
-    from unified_latents.service.bench.report import run
-
     name, folder = parse_model(model) if model else next(iter(Settings().served.items()))
-    typer.echo(run(name, folder, rounds, steps))
+    if against is None:
+        from unified_latents.service.bench.report import run
+
+        typer.echo(run(name, folder, rounds or 5, steps or 50))
+        return
+    from unified_latents.service.bench import against as pair
+
+    try:
+        typer.echo(pair.run(against, folder, rounds or 20, steps or 10, usable_threads()))
+    except pair.UnknownCommitError as error:
+        raise typer.BadParameter(str(error), param_hint="--against") from error
 
 
 @cli.command("bench-serve")
