@@ -11,6 +11,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 HEARTBEAT = b": still here\n\n"
+EVENTS = "ul.events"
+"""Is in the scope of a request whose answer is a stream of events."""
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -35,6 +37,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI answer; `ClientDisconnect` where nobody listens any more."""
+        scope[EVENTS] = True
         sending = asyncio.ensure_future(self._send(send))
         gone = asyncio.ensure_future(_left(receive))
         try:

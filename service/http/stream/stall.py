@@ -6,13 +6,18 @@ They are ended, and their request is cancelled as if they had left. There are at
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from unified_latents.service.http.stream.sse import EVENTS, HEARTBEAT
+
 _ROUNDS = 4
 """A stall is noticed within so much of its length."""
+_GLANCES = 0.001, 0.1
+"""Seconds between looks at whether a client has left that sends nothing more: at first, at last."""
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nretry-after-ms: 1000\r\n"
     b"x-should-retry: true\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -26,6 +31,9 @@ class Connection(H11Protocol):
     head must be there within `read_timeout` seconds, and its body may not pause for longer; while
     an answer is being made or written, nothing is awaited. Beyond `limit` connections, one more
     is told to come back.
+
+    A client may end its side after a request and still wait for the answer. One that has left ends
+    its side too, but resets the connection when something is sent to it: so something is sent.
     """
 
     def __init__(
@@ -40,6 +48,8 @@ class Connection(H11Protocol):
         self._rounds = 0
         self._patience: asyncio.TimerHandle | None = None
         self._in_head = False
+        self._ended = False
+        self._glance: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
@@ -59,10 +69,20 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._await()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client's side has ended; whether ours stays open, to answer what was asked."""
+        self._ended = True
+        if not self._owed or not self._probe():
+            return False
+        self._look_after(_GLANCES[0])
+        return True
+
     def on_response_complete(self) -> None:
         """The client may ask for something else, or has yet to finish what it sent."""
         super().on_response_complete()
         self._await()
+        if self._ended and not self._owed:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
@@ -78,7 +98,41 @@ class Connection(H11Protocol):
         """The connection has ended."""
         self._end()
         self._await_nothing()
+        if self._glance is not None:
+            self._glance.cancel()
         super().connection_lost(exc)
+
+    @property
+    def _owed(self) -> bool:
+        """Whether a whole request waits for the rest of its answer."""
+        whole = self.conn.their_state in (h11.DONE, h11.MUST_CLOSE)
+        return whole and self.cycle is not None and not self.cycle.response_complete
+
+    def _probe(self) -> bool:
+        """Send what every client ignores; False where there is nothing of the kind.
+
+        A 100 may precede any answer, but not to HTTP/1.0 (RFC 9110, 15.2); a comment, any event.
+        """
+        if not self.cycle.response_started:
+            if self.conn.their_http_version != b"1.1":
+                return False
+            event = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+            self.transport.write(self.conn.send(event))
+        elif EVENTS in self.cycle.scope:
+            self.transport.write(self.conn.send(h11.Data(data=HEARTBEAT)))
+        return True
+
+    def _look_after(self, seconds: float) -> None:
+        self._glance = self.loop.call_later(seconds, self._glance_at, seconds)
+
+    def _glance_at(self, waited: float) -> None:
+        """The event loop watches no socket that has ended, so its errors are asked for."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), 0)
+        if poll.poll(0):
+            self.transport.abort()
+        else:
+            self._look_after(min(2 * waited, _GLANCES[1]))
 
     def _await(self) -> None:
         """What is owed now: all of a head in one time, more of a body, or nothing."""
