@@ -5,8 +5,9 @@ another, and a graph that `torch.compile` or `torch.export` records holds one ve
 package, and Triton with it, is imported by the first call that needs it.
 
 What the fused kernels cannot take (a dtype, a head dim, a mask) is an `UnsupportedError` that
-names it and what they can; nothing is replaced behind the caller's back. Whoever would rather run
-slowly says so with `forced(fused=False)`.
+names it and what they can; no call is replaced behind the caller's back. Whoever would rather run
+slowly says so with `forced(fused=False)`. Then, and where there is no Triton, CUDA runs the
+reference in every call or in none: `fallback` says so, and the engine counts its passes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,14 +43,21 @@ _CHOICE = _Choice()
 
 def fuses(x: Tensor) -> bool:
     """Whether the fused kernels take tensors of x's device."""
+    return _fuses(on_cuda=x.is_cuda)
+
+
+def _fuses(*, on_cuda: bool) -> bool:
     if _CHOICE.forced is not None:
         return _CHOICE.forced
-    return x.is_cuda and _CHOICE.available
+    return on_cuda and _CHOICE.available
 
 
 @contextmanager
-def forced(*, fused: bool) -> Iterator[None]:
-    """Inside, in the whole process, the fused kernels or the reference, whatever the device."""
+def forced(*, fused: bool | None) -> Iterator[None]:
+    """Inside, in the whole process, the fused kernels or the reference, whatever the device.
+
+    None: the device decides.
+    """
     before, _CHOICE.forced = _CHOICE.forced, fused
     try:
         yield
@@ -58,9 +67,20 @@ def forced(*, fused: bool) -> Iterator[None]:
 
 def kernel_set(device: torch.device | str) -> str:
     """The name of what runs on a device: "reference", or "triton" and its version."""
-    if not fuses(torch.empty(0, device=device)):
+    if not _fuses(on_cuda=_is_cuda(device)):
         return REFERENCE
     return f"triton {importlib.metadata.version('triton')}"
+
+
+def fallback(device: torch.device | str) -> Literal["forced", "no_triton"] | None:
+    """Why CUDA runs the reference; None where it does not, and on other devices."""
+    if not _is_cuda(device) or _fuses(on_cuda=True):
+        return None
+    return "no_triton" if _CHOICE.forced is None else "forced"
+
+
+def _is_cuda(device: torch.device | str) -> bool:
+    return torch.device(device).type == "cuda"
 
 
 def attention(

@@ -26,6 +26,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._status: Callable[[], Status] | None = None
+        self._fallback: str | None = None
         self._declare_http()
         self._declare_passes()
         self._declare_faults()
@@ -105,6 +106,12 @@ class Metrics:
             "ul_oom_total",
             "Passes that memory did not hold, by what was done: split, retry, failed.",
             ["stage", "action"],
+            registry=registry,
+        )
+        self.kernel_fallbacks = Counter(
+            "ul_kernel_fallbacks_total",
+            "Passes on a GPU through the reference kernels: forced by UL_KERNELS, or no_triton.",
+            ["stage", "reason"],
             registry=registry,
         )
         self.bisect = Counter(
@@ -237,13 +244,19 @@ class Metrics:
                 self.queue_depth.labels(name, priority).set(depth)
         for name, samples in tick.inflight.items():
             self.inflight_rows.labels(name).set(samples)
+        self._on_faults(tick)
+
+    def _on_faults(self, tick: Tick) -> None:
+        if self._fallback:
+            self.kernel_fallbacks.labels(tick.stage, self._fallback).inc()
         for action, count in tick.out_of_memory.items():
-            self.oom.labels(stage, action).inc(count)
+            self.oom.labels(tick.stage, action).inc(count)
         for outcome, count in tick.bisected.items():
             self.bisect.labels(outcome).inc(count)
 
     def on_ready(self, ready: Ready) -> None:
         """An engine that has loaded its models."""
+        self._fallback = ready.kernel_fallback
         for card in ready.models:
             self.canary.labels(card.name).set(card.canary.ok)
         self.build.info(
@@ -251,6 +264,7 @@ class Metrics:
                 "torch": ready.torch,
                 "device": ready.device,
                 "kernel_set": ready.kernel_set,
+                "kernel_fallback": ready.kernel_fallback or "",
                 "numerics": ready.numerics_strict,
             }
         )

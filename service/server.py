@@ -169,6 +169,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         threads=settings.threads,
         max_rows=settings.max_rows,
         device=settings.device,
+        kernels=settings.kernels,
         max_pending=settings.max_pending,
         hang=settings.hang,
         patience=settings.patience,

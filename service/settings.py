@@ -10,7 +10,7 @@ import base64
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     """Of the engine. A power of two: others split a tensor at places that move with the batch,
     and strict mode could not keep its promise."""
     device: str = "cpu"
+    kernels: Literal["auto", "reference"] = "auto"
+    """`reference`: plain torch on a GPU too, where the fused kernels would run."""
     grace: int = Field(default=30, ge=0)
     """Seconds that open requests get to finish after SIGTERM."""
     models_root: Path | None = None

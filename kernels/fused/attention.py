@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from unified_latents.kernels.attention import EPSILON, Context
-from unified_latents.kernels.errors import require
+from unified_latents.kernels.errors import UnsupportedError, require
 from unified_latents.kernels.fused.attend import attend_kernel
 from unified_latents.kernels.fused.attend_backward import keys_kernel, norm_kernel, queries_kernel
-from unified_latents.kernels.fused.launch import check, chunks, padded, same_shape
+from unified_latents.kernels.fused.launch import MAX_ROWS, check, chunks, padded, same_shape
 
 HEAD_DIMS = (32, 64, 96, 128)
 _LOG2_E = 1.4426950408889634
@@ -86,12 +86,7 @@ def _prepare(
     q: Tensor, k: Tensor, v: Tensor, scales: tuple[Tensor, Tensor], angles: Tensor,
     context_k: Tensor | None, context_v: Tensor | None, mask: Tensor | None,
 ) -> _Prepared:  # fmt: skip
-    require("head dim", q.shape[-1], HEAD_DIMS)
-    check(attend_kernel, q, k, v, *scales)
-    same_shape(q, k, v)
-    for each in (k, v):
-        require("dtype", each.dtype, (q.dtype,))
-    require("angles", tuple(angles.shape), ((q.shape[2], q.shape[3] // 2),))
+    _check_own(q, k, v, scales, angles)
     q, k, v = _alike(q, k, v)
     extra = [k, v]
     if context_k is not None and context_v is not None:
@@ -103,9 +98,27 @@ def _prepare(
     return _Prepared(q, k, v, turns.cos(), turns.sin(), extra[0], extra[1], keep, constants)
 
 
+def _check_own(
+    q: Tensor, k: Tensor, v: Tensor, scales: tuple[Tensor, Tensor], angles: Tensor
+) -> None:
+    require("number of axes", q.ndim, (4,))
+    require("head dim", q.shape[-1], HEAD_DIMS)
+    check(attend_kernel, q, k, v, *scales)
+    same_shape(q, k, v)
+    if q.shape[0] * q.shape[1] > MAX_ROWS:
+        raise UnsupportedError("samples × heads", q.shape[0] * q.shape[1], (f"at most {MAX_ROWS}",))
+    for each in (k, v):
+        require("dtype", each.dtype, (q.dtype,))
+    for each in scales:
+        require("shape of a scale", tuple(each.shape), ((q.shape[3],),))
+    require("angles", tuple(angles.shape), ((q.shape[2], q.shape[3] // 2),))
+    require("device of angles", angles.device, (q.device,))
+
+
 def _check_context(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
-    check(attend_kernel, q, k, v)
+    check(attend_kernel, k, v, q)
     same_shape(k, v)
+    require("number of axes", k.ndim, (4,))
     require("context", (*k.shape[:2], k.shape[3]), ((*q.shape[:2], q.shape[3]),))
     for each in (k, v):
         require("dtype", each.dtype, (q.dtype,))
@@ -235,4 +248,5 @@ def attention(
 ) -> Tensor:
     """`kernels.attention.attention`; head dims 32, 64, 96 and 128."""
     extra = (None, None, None) if context is None else context
-    return _attention(q, k, v, q_scale, k_scale, angles, *extra)[0]
+    scales = q_scale.contiguous(), k_scale.contiguous()
+    return _attention(q, k, v, *scales, angles, *extra)[0]

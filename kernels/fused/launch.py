@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 from torch import Tensor
@@ -10,8 +12,10 @@ from triton.runtime.interpreter import InterpretedFunction
 from unified_latents.kernels.errors import UnsupportedError, require
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_MAX_ROWS = 65_535
+MAX_ROWS = 65_535
 """CUDA's limit of a grid's second axis."""
+_MAX_ELEMENTS = 2**31 - 1
+"""Of one row: positions in it are 32-bit numbers."""
 
 
 def devices(kernel: object) -> tuple[str, ...]:
@@ -25,8 +29,18 @@ def check(kernel: object, *tensors: Tensor) -> None:
         require("dtype", tensor.dtype, DTYPES)
         require("device", tensor.device.type, devices(kernel))
         require("device", tensor.device, (tensors[0].device,))
-    if not 0 < tensors[0].shape[0] <= _MAX_ROWS or 0 in tensors[0].shape:
-        raise UnsupportedError("shape", tuple(tensors[0].shape), (f"1 to {_MAX_ROWS} rows",))
+    shape = tuple(tensors[0].shape)
+    if not shape or 0 in shape or shape[0] > MAX_ROWS or math.prod(shape[1:]) > _MAX_ELEMENTS:
+        raise UnsupportedError(
+            "shape", shape, (f"1 to {MAX_ROWS} rows of 1 to {_MAX_ELEMENTS} elements",)
+        )
+
+
+def per_row(x: Tensor, **vectors: Tensor) -> None:
+    """One number a row of x, on its device."""
+    for name, vector in vectors.items():
+        require(f"shape of {name}", tuple(vector.shape), ((len(x),),))
+        require(f"device of {name}", vector.device, (x.device,))
 
 
 def same_shape(first: Tensor, *others: Tensor) -> None:

@@ -7,8 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unified_latents.kernels.errors import require
-from unified_latents.kernels.fused.launch import check, chunks, same_shape
+from unified_latents.kernels.fused.launch import check, chunks, per_row, same_shape
 from unified_latents.kernels.loss import weights
 
 BLOCK = 1024
@@ -86,6 +85,5 @@ def weighted_error(
     v: Tensor, v_hat: Tensor, log_snr: Tensor, rate: Tensor, bias: float | None = None
 ) -> Tensor:
     """`kernels.loss.weighted_error` in fp32, [n]; differentiable in v and v̂, not in λ."""
-    for each in (log_snr, rate):
-        require("shape", tuple(each.shape), ((len(v),),))
+    per_row(v, log_snr=log_snr, rate=rate)
     return _weighted_error(v, v_hat, weights(log_snr.float(), rate.float(), bias))

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unified_latents.kernels.errors import require
-from unified_latents.kernels.fused.launch import check, chunks, same_shape
+from unified_latents.kernels.fused.launch import check, chunks, per_row, same_shape
 from unified_latents.kernels.noise import Guidance, Keys, Noise, Step, Stepped
 
 BLOCK = 256
@@ -155,6 +155,7 @@ def step_kernel(
 
 def _packed(keys: Keys) -> Tensor:
     rows = torch.broadcast_tensors(keys.seed, keys.sample, keys.step)
+    require("number of axes of keys", rows[0].ndim, (1,))
     return torch.stack(rows, -1).to(torch.int64)
 
 
@@ -183,6 +184,7 @@ def normal(keys: Keys, size: int) -> Tensor:
 @torch.library.custom_op("unified_latents::diffuse", mutates_args=())
 def _diffuse(x: Tensor, log_snr: Tensor, keys: Tensor, stage: int) -> Tensor:
     check(diffuse_kernel, x)
+    per_row(x, log_snr=log_snr, keys=keys[:, 0])
     x = x.contiguous()
     out, size = torch.empty_like(x), x[0].numel()
     grid = _grid(len(x), size, BLOCK)
@@ -222,11 +224,13 @@ def _guided_step(
     inputs = [each.contiguous() for each in (x_t, conditional, previous)]
     check(step_kernel, *inputs)
     same_shape(*inputs)
+    per_row(x_t, log_snr=log_snr, coefficients=coefficients[:, 0], keys=keys[:, 0])
     x_s, x_hat, size = torch.empty_like(inputs[0]), torch.empty_like(inputs[0]), x_t[0].numel()
     rows = [each.float().contiguous() for each in (log_snr, coefficients)]
     guides = [inputs[1], rows[0], keys]
     if unconditional is not None and scale is not None:
         check(step_kernel, inputs[0], unconditional)
+        per_row(unconditional, scale=scale)
         guides = [unconditional.contiguous(), scale.float().contiguous(), keys]
         if source is not None:
             guides[2] = source
@@ -249,7 +253,6 @@ def _(
 
 def _sources(guidance: Guidance, rows: int) -> Tensor | None:
     """Each row's unconditional prediction, −1 where it has none; None: its own number."""
-    require("guidance", guidance.scale.shape, (guidance.unconditional.shape[:1],))
     if guidance.rows is None:
         require("guidance", len(guidance.unconditional), (rows,))
         return None

@@ -61,6 +61,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     device: str
     cache: str | None = None
     """A folder for what an engine may lose: the costs of its passes."""
+    kernels: Literal["auto", "reference"] = "auto"
 
 
 class SampleState(msgspec.Struct, frozen=True):
@@ -77,10 +78,7 @@ class SampleState(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, tag="snapshot", frozen=True):
-    """A request on its way. Sent back as `resume` it goes on from there to the same bytes.
-
-    Only under equal ids, and only for the same request: `snapshots.fits` says whether.
-    """
+    """A request on its way; as `resume` it goes on to the same bytes, where `snapshots.fits`."""
 
     id: int
     done: int
@@ -230,6 +228,8 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     numerics_fast: str
     torch: str
     device: str
+    kernel_fallback: Literal["forced", "no_triton"] | None = None
+    """Why a GPU runs the reference kernels."""
 
     def numerics(self, strict: bool) -> str:
         """The id for a request's mode."""

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from unified_latents.service.engine.messages import PROTOCOL, Checkpoint, Hello
 
@@ -36,6 +37,8 @@ class EngineOptions:
     """Seconds without a pass while there is work, or without a sign of life: a hang."""
     patience: float = 300.0
     """Seconds without a sign of life from an engine that has not given one yet."""
+    kernels: Literal["auto", "reference"] = "auto"
+    """`reference`: no fused kernels, on a GPU either."""
     cache: Path | None = None
     """Where the engine keeps what its passes cost; None: nowhere."""
     environment: dict[str, str] = field(default_factory=dict)
@@ -45,7 +48,15 @@ class EngineOptions:
     @property
     def hello(self) -> Hello:
         cache = None if self.cache is None else str(self.cache)
-        return Hello(PROTOCOL, self.checkpoints, self.threads, self.max_rows, self.device, cache)
+        return Hello(
+            PROTOCOL,
+            self.checkpoints,
+            self.threads,
+            self.max_rows,
+            self.device,
+            cache,
+            self.kernels,
+        )
 
 
 def conditional_bitwise_reproducibility(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -256,6 +256,9 @@ class ModelEntry(BaseModel):
     data: dict[str, str]
     licence: str
     kernel_set: str
+    kernel_fallback: Literal["forced", "no_triton"] | None = Field(
+        None, description="Why a GPU runs the reference kernels; null where it does not."
+    )
     numerics: dict[str, str]
     canary: dict[str, Any]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from unified_latents.kernels.dispatch import kernel_set
+from unified_latents.kernels.dispatch import fallback, forced, kernel_set
 from unified_latents.service.engine import frames
 from unified_latents.service.engine.messages import (
     PROTOCOL,
@@ -107,6 +107,7 @@ def describe(hello: Hello, models: dict[str, Model]) -> Ready:
         numerics_fast=numerics_id(hello.device, kernels, strict=False),
         torch=str(torch.__version__),
         device=hello.device,
+        kernel_fallback=fallback(hello.device),
     )
 
 
@@ -127,6 +128,12 @@ def main(descriptor: int) -> int:
         pipe.send(Failed(f"the parent speaks protocol {hello.protocol}, this engine {PROTOCOL}"))
         return 1
     torch.set_num_threads(hello.threads)
+    with forced(fused=False if hello.kernels == "reference" else None):
+        return serve(pipe, hello)
+
+
+def serve(pipe: Pipe, hello: Hello) -> int:
+    """Load, say so, and step for as long as there is a parent; 1 where the models do not load."""
     try:
         models = {wanted.name: load(wanted, hello.device) for wanted in hello.checkpoints}
     except Exception as error:  # another engine would meet the same
@@ -134,6 +141,8 @@ def main(descriptor: int) -> int:
         pipe.send(Failed(str(error)))
         return 1
     ready = describe(hello, models)
+    if ready.kernel_fallback:
+        log.warning("%s runs the reference kernels: %s", hello.device, ready.kernel_fallback)
     costs = CostModel(ready.numerics_strict, costs_file(hello))
     pipe.send(ready)
     pipe.send(costs.message)

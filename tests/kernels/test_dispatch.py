@@ -38,6 +38,21 @@ def test_the_override_ends_with_its_block_even_after_an_error() -> None:
     assert not dispatch.fuses(x)
 
 
+def test_cuda_runs_the_reference_only_where_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known of a device that is not there: what a service on it would count and show."""
+    assert dispatch.fallback("cpu") is None
+    assert dispatch.fallback("cuda") is None
+    assert dispatch.kernel_set("cuda:1").startswith("triton 3.")
+    with dispatch.forced(fused=False):
+        assert dispatch.fallback("cuda") == "forced"
+        assert dispatch.kernel_set("cuda") == "reference"
+        with dispatch.forced(fused=None):
+            assert dispatch.fallback("cuda") is None
+    monkeypatch.setattr(dispatch._CHOICE, "available", False)
+    assert dispatch.fallback(torch.device("cuda", 0)) == "no_triton"
+    assert dispatch.fallback("cpu") is None
+
+
 def test_a_device_outside_the_set_is_an_error_that_names_both() -> None:
     """Compiled kernels on a CPU: no silent fallback. In a process without checks of shapes."""
     code = (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 from prometheus_client import generate_latest
 
 from unified_latents.service.engine.fake import fake_card
@@ -42,6 +43,22 @@ def test_a_tick_is_counted_by_stage_and_kind() -> None:
     assert value("ul_queue_depth", {**stage, "priority": "high"}) == 4
     assert value("ul_queue_depth", {**stage, "priority": "normal"}) == 0
     assert value("ul_inflight_rows", stage) == 7
+
+
+def test_passes_through_the_reference_on_a_gpu_are_counted() -> None:
+    metrics, tick = Metrics(), Tick("decode", 1, 1, 0, 0.01, {}, 0, {}, {})
+    ready = Ready(1, (), "triton 3.7.1", "s", "f", "2", "cuda")
+    metrics.on_ready(ready)
+    metrics.on_tick(tick)
+    value = metrics.registry.get_sample_value
+    labels = {"stage": "decode", "reason": "no_triton"}
+    assert value("ul_kernel_fallbacks_total", labels) is None
+    replaced = msgspec.structs.replace(ready, kernel_set="reference", kernel_fallback="no_triton")
+    metrics.on_ready(replaced)
+    metrics.on_tick(tick)
+    metrics.on_tick(tick)
+    assert value("ul_kernel_fallbacks_total", labels) == 2
+    assert 'kernel_fallback="no_triton",kernel_set="reference"' in metrics.exposition().decode()
 
 
 def test_ready_and_restart_show() -> None:

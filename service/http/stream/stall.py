@@ -10,7 +10,7 @@ import select
 from typing import Any, cast
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from unified_latents.service.http.stream.sse import EVENTS, HEARTBEAT
 
@@ -106,7 +106,8 @@ class Connection(H11Protocol):
     def _owed(self) -> bool:
         """Whether a whole request waits for the rest of its answer."""
         whole = self.conn.their_state in (h11.DONE, h11.MUST_CLOSE)
-        return whole and self.cycle is not None and not self.cycle.response_complete
+        cycle: RequestResponseCycle | None = self.cycle  # until something is asked, there is none
+        return whole and cycle is not None and not cycle.response_complete
 
     def _probe(self) -> bool:
         """Send what every client ignores; False where there is nothing of the kind.

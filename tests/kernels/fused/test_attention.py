@@ -149,5 +149,41 @@ def test_what_is_not_supported_is_named() -> None:
         fused.attention(q, k.bfloat16(), v, a, b, angles)
     with pytest.raises(UnsupportedError, match="mask"):
         fused.attention(q, k, v, a, b, angles, Context(ck, cv, torch.ones(1, 3).bool()))
-    with pytest.raises(UnsupportedError, match="mask dtype"):
+    with pytest.raises(UnsupportedError, match=r"mask dtype torch\.float32 .*use torch\.bool"):
         fused.attention(q, k, v, a, b, angles, Context(ck, cv, torch.ones(1, 4)))
+    with pytest.raises(UnsupportedError, match=r"context \(1, 1, 16\) .*use \(1, 1, 32\)"):
+        fused.attention(q, k, v, a, b, angles, Context(ck[..., :16], cv[..., :16]))
+
+
+def test_what_would_be_read_past_its_end_is_refused() -> None:
+    angles = rotary_angles((5,), 32)
+    q, k, v, a, b = inputs(1, 1, 5, 32, _F32, None)
+    with pytest.raises(UnsupportedError, match=r"shape of a scale \(16,\) .*use \(32,\)"):
+        fused.attention(q, k, v, a[:16], b, angles)
+    with pytest.raises(UnsupportedError, match=r"angles \(4, 16\) .*use \(5, 16\)"):
+        fused.attention(q, k, v, a, b, angles[:4])
+    with pytest.raises(UnsupportedError, match=r"number of axes 3 .*use 4"):
+        fused.attention(q[0], k[0], v[0], a, b, angles)
+    many = torch.empty(1, 1, 1, 32).expand(300, 300, 1, 32)
+    with pytest.raises(UnsupportedError, match=r"samples × heads 90000 .*at most 65535"):
+        fused.attention(many, many, many, a, b, angles[:1])
+
+
+def test_another_device_is_named() -> None:
+    """The checks alone: torch gives operators with tensors of `meta` to their fakes."""
+    angles, mask = rotary_angles((5,), 32), torch.ones(1, 4, device="meta").bool()
+    q, k, v, a, b, ck, cv = inputs(1, 1, 5, 32, _F32, 4)
+    with pytest.raises(UnsupportedError, match=r"device meta .*use cpu"):
+        fused._check_context(q, ck, cv, mask)
+    with pytest.raises(UnsupportedError, match=r"device of angles meta .*use cpu"):
+        fused._check_own(q, k, v, (a, b), angles.to("meta"))
+    with pytest.raises(UnsupportedError, match=r"device meta .*use cpu, cuda"):
+        fused._check_own(q, k.to("meta"), v, (a, b), angles)
+
+
+def test_scales_with_gaps(compare: Compare) -> None:
+    angles = rotary_angles((5,), 32)
+    parts = inputs(1, 2, 5, 32, _F32, None)
+    parts[3:] = (draw(32, 2, seed=i)[:, 1] for i in (7, 8))
+    pair = (call(each, angles, None) for each in (fused.attention, reference.attention))
+    assert compare(*pair, parts, _F32) == {}

@@ -71,5 +71,11 @@ def test_what_is_not_supported_is_named() -> None:
     v, one = draw(2, 8), torch.ones(2)
     with pytest.raises(UnsupportedError, match=r"dtype torch\.float64"):
         fused.weighted_error(v.double(), v.double(), one, one)
-    with pytest.raises(UnsupportedError, match="shape"):
+    with pytest.raises(UnsupportedError, match=r"shape of log_snr \(3,\) .*use \(2,\)"):
         fused.weighted_error(v, v, torch.ones(3), one)
+    with pytest.raises(UnsupportedError, match=r"device of rate meta .*use cpu"):
+        fused.weighted_error(v, v, one, one.to("meta"))
+    with pytest.raises(UnsupportedError, match=r"shape \(2, 4\) .*use \(2, 8\)"):
+        fused.weighted_error(v, v[:, :4], one, one)
+    with pytest.raises(UnsupportedError, match=r"shape \(2, 0\) .*1 to 65535 rows"):
+        fused.weighted_error(v[:, :0], v[:, :0], one, one)

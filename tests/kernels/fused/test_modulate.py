@@ -118,6 +118,8 @@ def test_what_is_not_supported_is_named() -> None:
     x, b = draw(2, 3, 16), draw(2, 16)
     with pytest.raises(UnsupportedError, match=r"dtype torch.float64 .*float16"):
         fused.modulate(x.double(), b.double(), b.double())
+    with pytest.raises(UnsupportedError, match=r"dtype torch.float64"):
+        fused.gated_residual(x, x, b.double())
     with pytest.raises(UnsupportedError, match=r"shape \(2, 8\)"):
         fused.modulate(x, b[:, :8], b)
     with pytest.raises(UnsupportedError, match=r"d ≤ 8192"):

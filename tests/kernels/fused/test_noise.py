@@ -188,7 +188,28 @@ def test_what_is_not_supported_is_named() -> None:
         fused.guided_step(x, x[:, :4], x, row, keys(2), clip=False)
     with pytest.raises(UnsupportedError, match="shape"):
         fused.guided_step(x, x, x, row, keys(2), Guidance(x[:, :4], torch.ones(2)), clip=False)
+    with pytest.raises(UnsupportedError, match=r"shape of scale \(1,\) .*use \(2,\)"):
+        fused.guided_step(x, x, x, row, keys(2), Guidance(x, torch.ones(1)), clip=False)
+    with pytest.raises(UnsupportedError, match=r"dtype torch\.float64"):
+        fused.guided_step(x, x.double(), x, row, keys(2), clip=False)
     with pytest.raises(UnsupportedError, match=r"guidance 1 .*use 2"):
         fused.guided_step(x, x, x, row, keys(2), Guidance(x[:1], torch.ones(1)), clip=False)
     with pytest.raises(UnsupportedError, match="coefficients"):
         fused.guided_step(x, x, x, step("ddim", 3), keys(2), clip=False)
+
+
+def test_a_row_without_its_level_or_its_key_is_refused() -> None:
+    """They would be read past their end."""
+    x = draw(3, 8)
+    with pytest.raises(UnsupportedError, match=r"shape of log_snr \(2,\) .*use \(3,\)"):
+        fused.diffuse(x, draw(2), keys(3))
+    with pytest.raises(UnsupportedError, match=r"shape of keys \(2,\) .*use \(3,\)"):
+        fused.diffuse(x, draw(3), keys(2))
+    row = step("ddim", 3)
+    with pytest.raises(UnsupportedError, match=r"shape of log_snr \(2,\)"):
+        fused.guided_step(x, x, x, row._replace(log_snr=draw(2)), keys(3), clip=False)
+    with pytest.raises(UnsupportedError, match=r"shape of keys \(2,\)"):
+        fused.guided_step(x, x, x, row, keys(2), clip=False)
+    one = torch.tensor(3)
+    with pytest.raises(UnsupportedError, match=r"number of axes of keys 0 .*use 1"):
+        fused.normal(Keys(one, one, one, 1), 8)

@@ -24,7 +24,13 @@ def test_models_are_described(client: TestClient, ok: Ok) -> None:
     assert first["latent"] == {"shape": [4, 2, 2], "space": card.latent_space, "lambda_0": 5.0}
     assert first["defaults"]["steps"] == {"base": 4, "decode": 4}
     assert first["data"] == {"name": "fake", "source": "none", "licence": "CC0-1.0"}
-    assert first["kernel_set"] == "reference"
+    assert (first["kernel_set"], first["kernel_fallback"]) == ("reference", None)
+
+
+def test_a_gpu_without_its_kernels_is_shown(client: TestClient, fake: FakeEngine, ok: Ok) -> None:
+    assert fake.ready is not None
+    fake.ready = msgspec.structs.replace(fake.ready, device="cuda", kernel_fallback="forced")
+    assert ok(client.get("/models"))["models"][0]["kernel_fallback"] == "forced"
 
 
 def test_health_follows_the_engine(

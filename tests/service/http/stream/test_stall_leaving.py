@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import pytest
 import uvicorn
-from uvicorn.server import ServerState
 
 from tests.service.http.stream.test_stall import _protocol
 from unified_latents.service.engine.fake import FakeEngine, fake_card
@@ -32,7 +31,7 @@ def _post(body: bytes, version: str = "1.1") -> bytes:
 
 
 @asynccontextmanager
-async def _serving(engine: FakeEngine) -> AsyncIterator[tuple[Any, ServerState]]:
+async def _serving(engine: FakeEngine) -> AsyncIterator[tuple[Any, Any]]:
     """The address of a service without heartbeats, and who is connected to it."""
     app = create_app(Settings(heartbeat=3600), engine, Metrics())
     config = uvicorn.Config(app, http="h11", lifespan="off", log_config=None)
