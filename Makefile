@@ -98,16 +98,16 @@ kernels-report: $(READY)
 # Two legs of stage 1: a low bitrate first, so that the latent forms, then a higher one.
 train-demo: $(READY)
 	$(BIN)/ul-train data fashion-mnist --out $(UL_DATA)/fashion-mnist
-	$(BIN)/ul-train stage1 fashion --data $(UL_DATA)/fashion-mnist --out $(UL_RUNS)/first
+	$(BIN)/ul-train stage1 fashion --compile --data $(UL_DATA)/fashion-mnist --out $(UL_RUNS)/first
 	$(BIN)/ul-train export $(UL_RUNS)/first/checkpoint --out $(UL_RUNS)/first-half --half
-	$(BIN)/ul-train stage1 fashion --data $(UL_DATA)/fashion-mnist --out $(UL_RUNS)/stage1 \
+	$(BIN)/ul-train stage1 fashion --compile --data $(UL_DATA)/fashion-mnist --out $(UL_RUNS)/stage1 \
 		--init $(UL_RUNS)/first-half --loss-factor 8 --steps 3000
 	$(BIN)/ul-train export $(UL_RUNS)/stage1/checkpoint --out $(UL_RUNS)/stage1-half --half
-	$(BIN)/ul-train stage2 fashion --data $(UL_DATA)/fashion-mnist \
+	$(BIN)/ul-train stage2 fashion --compile --data $(UL_DATA)/fashion-mnist \
 		--stage1 $(UL_RUNS)/stage1-half --out $(UL_RUNS)/stage2
 	$(BIN)/ul-train export $(UL_RUNS)/stage2/checkpoint --out $(UL_RUNS)/fashion --half
 	$(BIN)/ul-train evaluate $(UL_RUNS)/fashion --data $(UL_DATA)/fashion-mnist \
-		--out $(UL_RUNS)/report --processes 2 --attach \
+		--out $(UL_RUNS)/report --processes 2 --compile --attach \
 		--log $(UL_RUNS)/stage1/log.jsonl --log $(UL_RUNS)/stage2/log.jsonl
 
 # Two legs of stage 1 again. The shipped model's first was stopped after 1029 of 3000 steps.
