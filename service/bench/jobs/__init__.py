@@ -1,0 +1,1 @@
+"""`ul-serve bench-jobs`: what the queue, its worker and its stores add, and what they hold."""
