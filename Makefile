@@ -50,7 +50,7 @@ serve: $(READY)
 	$(BIN)/ul-serve up
 
 test: lint
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check

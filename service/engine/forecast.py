@@ -12,7 +12,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from struct import pack, unpack
 from typing import NamedTuple
 
 from unified_latents.service.engine.messages import Decode, Encode, Generate, Request
@@ -57,15 +56,14 @@ def legs(request: Request) -> list[Leg]:
 
 
 def guided_steps(request: Generate) -> int:
-    """Base steps that evaluate the unconditional row too."""
+    """Base steps that evaluate both rows; one at the very end of the interval may count or not."""
     if request.guidance == 1:
         return 0
     if request.interval is None or request.levels is None:
         return request.base.steps
     (low, high), (noisiest, finest) = request.interval, request.levels
     steps = request.base.steps
-    levels = (noisiest + k * (finest - noisiest) / steps for k in range(steps))
-    return sum(low <= unpack("f", pack("f", level))[0] <= high for level in levels)
+    return sum(low <= noisiest + k * (finest - noisiest) / steps <= high for k in range(steps))
 
 
 def samples(request: Request) -> int:
