@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.14 python3.13 python3.12 p
 UL_DATA ?= .data
 UL_RUNS ?= .runs
 
-.PHONY: help venv serve test lint format proto fault-long bench-train bench-sample bench-serve bench-overload bench-jobs kernels-report train-demo train-video lock clean
+.PHONY: help venv serve test lint format proto fault-long bench-train bench-sample bench-serve bench-overload bench-jobs bench-clips kernels-report train-demo train-video lock clean
 
 help:
 	@echo 'make serve         the service on http://127.0.0.1:$${PORT:-8000}'
@@ -31,6 +31,7 @@ help:
 	@echo 'make bench-serve  the service under load beside a lock, LitServe and Ray Serve'
 	@echo 'make bench-overload  three times what the service can do, for a minute'
 	@echo 'make bench-jobs    what a job costs beside the engine, and a queue of 20 000'
+	@echo 'make bench-clips   what an engine holds while clips of 16, 64 and 256 frames are decoded'
 	@echo 'make kernels-report  compile the Triton kernels for three GPUs, write kernels/REPORT.md'
 	@echo 'make lock          resolve the dependencies anew and write requirements.lock'
 	@echo 'make clean         remove $(VENV) and everything that tools cached'
@@ -95,6 +96,9 @@ bench-overload: $(READY)
 
 bench-jobs: $(READY)
 	$(BIN)/ul-serve bench-jobs
+
+bench-clips: $(READY)
+	$(BIN)/ul-serve bench-clips
 
 kernels-report: $(READY)
 	$(BIN)/ul-kernels check --out kernels/REPORT.md

@@ -189,6 +189,20 @@ def bench_jobs(
     report.run(SHIPPED, SHIPPED, usable_threads(), plan, typer.echo)
 
 
+@cli.command("bench-clips")
+def bench_clips(
+    frames: Annotated[
+        list[int] | None, typer.Option(min=16, help="Of a clip; once for each length.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of the decoder.")] = 10,
+) -> None:
+    """Decode longer and longer clips of moving sprites, and see what the engine holds."""
+    from unified_latents.service.bench import clips
+
+    lengths = frames or [16, 64, 256]
+    clips.table(clips.run("sprites", "sprites", usable_threads(), lengths, steps), typer.echo)
+
+
 def main() -> None:
     """The console script."""
     cli()

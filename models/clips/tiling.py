@@ -1,31 +1,62 @@
-"""Clips longer than a decoder was trained on: windows over time that share one x_t.
+"""Clips longer than a network was trained on: windows over time, blended where they overlap.
 
-At every step the decoder predicts each window of its own length alone; where windows overlap, the
-predictions are blended by weights that fall linearly towards a window's ends. All windows read one
-x_t at one λ, so blending v̂ is blending x̂: the sampler sees one prediction, and nothing is stitched
-afterwards. Networks need the memory of one window whatever the length; only the clip itself grows.
+The decoder predicts each window of its own length alone, at every step, and the predictions are
+blended by weights that fall linearly towards a window's ends. All windows read one x_t at one λ, so
+blending v̂ is blending x̂: the sampler sees one prediction, and nothing is stitched afterwards. The
+encoder's windows are blended in the latent. Networks need the memory of one window whatever the
+length; only the clip itself grows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
-def starts(total: int, length: int, overlap: int) -> list[int]:
-    """Where windows of `length` begin, so that they cover `total`; neighbours share ≥ `overlap`.
+@dataclass(frozen=True)
+class Windows:
+    """Windows of `length` over `total`, both in latent frames; neighbours share ≥ `overlap`.
 
     `ValueError` unless 0 ≤ overlap < length ≤ total.
     """
-    if not 0 <= overlap < length <= total:
-        raise ValueError(
-            f"0 ≤ overlap < length ≤ total must hold, got {overlap}, {length} and {total}"
-        )
-    last = total - length
-    return [*range(0, last, length - overlap), last]
+
+    total: int
+    length: int
+    overlap: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.length <= self.total:
+            raise ValueError(
+                "0 ≤ overlap < length ≤ total must hold, "
+                f"got {self.overlap}, {self.length} and {self.total}"
+            )
+
+    @property
+    def begins(self) -> list[int]:
+        """Where they begin."""
+        last = self.total - self.length
+        return [*range(0, last, self.length - self.overlap), last]
+
+    def cut(self, x: Tensor, k: int) -> Tensor:
+        """Window k of [..., t, h, w], in frames of a latent or of a picture: a view."""
+        stride = x.shape[-3] // self.total
+        return x.narrow(-3, self.begins[k] * stride, self.length * stride)
+
+    def weighed(self, part: Tensor, k: int) -> Tensor:
+        """What was made of window k, times its share in each frame: the sum over k is the blend."""
+        stride = part.shape[-3] // self.length
+        own, begins = ramp(self.length * stride), self.begins
+        total = torch.zeros_like(own)
+        for begin in begins:
+            ahead = (begin - begins[k]) * stride
+            if abs(ahead) < len(own):
+                first, last = max(0, ahead), len(own) + min(0, ahead)
+                total[first:last] += own[first - ahead : last - ahead]
+        return part * (own / total).to(part)[:, None, None]
 
 
 def ramp(frames: int) -> Float[Tensor, " t"]:
@@ -44,17 +75,13 @@ def windowed(
 
     `overlap` is in latent frames too. With `length` = l it is `decode` itself.
     """
-    begins = starts(z_0.shape[2], length, overlap)
+    windows = Windows(z_0.shape[2], length, overlap)
 
     def denoise(x_t: Tensor, log_snr: Tensor) -> Tensor:
-        stride = x_t.shape[2] // z_0.shape[2]
-        weights = ramp(length * stride).to(x_t)[:, None, None]
-        blended, total = torch.zeros_like(x_t), x_t.new_zeros(x_t.shape[2], 1, 1)
-        for begin in begins:
-            place = slice(begin * stride, (begin + length) * stride)
-            latent = z_0[:, :, begin : begin + length]
-            blended[:, :, place] += weights * decode(x_t[:, :, place], log_snr, latent)
-            total[place] += weights
-        return blended / total
+        blended = torch.zeros_like(x_t)
+        for k in range(len(windows.begins)):
+            part = decode(windows.cut(x_t, k), log_snr, windows.cut(z_0, k))
+            windows.cut(blended, k).add_(windows.weighed(part, k))
+        return blended
 
     return denoise

@@ -61,12 +61,17 @@ class Server:
         return time.perf_counter() - began
 
     def memory(self) -> tuple[float, float]:
-        """Resident MB of the API process, now and at most so far (Linux; NaN elsewhere)."""
-        status = Path(f"/proc/{self.pid}/status")
-        text = status.read_text("utf-8") if status.exists() else ""
-        found = (re.search(rf"^{name}:\s+(\d+) kB", text, re.M) for name in ("VmRSS", "VmHWM"))
-        now, peak = (int(each[1]) / 1024 if each else float("nan") for each in found)
-        return now, peak
+        """Of the API process."""
+        return memory(self.pid)
+
+
+def memory(pid: int) -> tuple[float, float]:
+    """Resident MB of a process, now and at most so far (Linux; NaN elsewhere)."""
+    status = Path(f"/proc/{pid}/status")
+    text = status.read_text("utf-8") if status.exists() else ""
+    found = (re.search(rf"^{name}:\s+(\d+) kB", text, re.M) for name in ("VmRSS", "VmHWM"))
+    now, peak = (int(each[1]) / 1024 if each else float("nan") for each in found)
+    return now, peak
 
 
 @contextmanager

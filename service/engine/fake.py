@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import msgspec
 
+from unified_latents.service.engine.lengths import is_clip, stride
 from unified_latents.service.engine.messages import (
     PROTOCOL,
     Accepted,
@@ -204,7 +205,7 @@ class FakeEngine:
         if card is None or isinstance(request, Encode):
             return
         n = request.z.shape[0] if isinstance(request, Decode) else request.n
-        shape = (card.channels, *card.size)
+        shape = _shape(card, request)
         for look, sample in itertools.product(range(request.previews), range(n)):
             pixels = _noise(request.seed, f"{request.first + sample}/{look}", math.prod(shape))
             yield Preview(number, sample, Array(shape, "uint8", pixels))
@@ -217,15 +218,17 @@ class FakeEngine:
             return Error(number, "unknown_model", "no such model here")
         if isinstance(request, Encode):
             bitrate = Bitrate(10.0, 0.5) if request.levels else None
-            latents = _values(request.seed, 0, card.latent_shape)
-            stacked = _stack([latents], card.latent_shape)
+            shape = card.latent_shape
+            if is_clip(card):
+                shape = (shape[0], request.image.shape[1] // stride(card), *shape[2:])
+            stacked = _stack([_values(request.seed, 0, shape)], shape)
             return Result(number, latents=stacked, bitrate=bitrate, model=card.digest)
         n = request.z.shape[0] if isinstance(request, Decode) else request.n
         samples = range(request.first, request.first + n)
         if isinstance(request, Generate) and request.decode is None:
             rows = [_values(request.seed, i, card.latent_shape) for i in samples]
             return Result(number, latents=_stack(rows, card.latent_shape), model=card.digest)
-        shape = (card.channels, *card.size)
+        shape = _shape(card, request)
         pixels = b"".join(_noise(request.seed, i, math.prod(shape)) for i in samples)
         return Result(number, images=Array((n, *shape), "uint8", pixels), model=card.digest)
 
@@ -234,6 +237,13 @@ def _last_stage(request: Request) -> StageName:
     if isinstance(request, Encode):
         return "rate" if request.levels else "encode"
     return "base" if isinstance(request, Generate) and request.decode is None else "decode"
+
+
+def _shape(card: ModelCard, request: Generate | Decode) -> tuple[int, ...]:
+    """Of a sample: of a clip's, as long as its latent."""
+    if is_clip(card) and isinstance(request, Decode):
+        return (card.channels, request.z.shape[2] * stride(card), *card.size[1:])
+    return (card.channels, *card.size)
 
 
 def _noise(seed: int, sample: int | str, size: int) -> bytes:

@@ -49,10 +49,10 @@ def legs(request: Request) -> list[Leg]:
             decode = [Leg("decode", request.decode.steps, 1)] if request.decode else []
             return [base, *decode]
         case Decode():
-            return [Leg("decode", request.decode.steps, 1)]
+            return [Leg("decode", request.decode.steps * request.windows, 1)]
         case Encode():
             rate = [Leg("rate", -(-request.levels // RATE_ROWS), 1)] if request.levels else []
-            return [Leg("encode", 1, 1), *rate]
+            return [Leg("encode", request.windows, 1), *rate]
 
 
 def guided_steps(request: Generate) -> int:

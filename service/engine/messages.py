@@ -123,7 +123,7 @@ class Generate(msgspec.Struct, tag="generate", frozen=True):
 
 
 class Encode(msgspec.Struct, tag="encode", frozen=True):
-    """One image or clip of the model's size to a latent; `levels` > 0 asks for its bitrate too."""
+    """One image or clip to a latent, in `windows` passes; `levels` > 0 asks for its bitrate too."""
 
     id: int
     model: str
@@ -134,10 +134,11 @@ class Encode(msgspec.Struct, tag="encode", frozen=True):
     levels: int
     priority: Priority = "normal"
     timeout: float | None = None
+    windows: int = 1
 
 
 class Decode(msgspec.Struct, tag="decode", frozen=True):
-    """Latents to images; row i of `z` is sample `first + i` of `seed`."""
+    """Latents to images or clips; row i of `z` is sample `first + i` of `seed`."""
 
     id: int
     model: str
@@ -152,6 +153,8 @@ class Decode(msgspec.Struct, tag="decode", frozen=True):
     previews: int = 0
     snapshot_every: int = 0
     resume: Snapshot | None = None
+    windows: int = 1
+    """Passes of a step of a sample: more than one where clips are longer than the model's own."""
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):

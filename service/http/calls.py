@@ -199,7 +199,7 @@ def _encoded(receipts: Receipts, fit: FitReport, done: Result, *, bare: bool) ->
         latent=base64.b64encode(file).decode(),
         media_type=LATENT,
         kind=message.kind,
-        shape=[1, *card.latent_shape],
+        shape=list(done.latents.shape),
         latent_space=card.latent_space,
         seed=message.seed,
         sha256=receipt.sha256,

@@ -12,7 +12,6 @@ import functools
 import io
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from itertools import islice
 from typing import Literal, cast
 
 import av
@@ -53,20 +52,25 @@ def _film_codec() -> str:
 
 
 def read(files: Sequence[bytes], most: int, max_pixels: int, field: str) -> list[Image.Image]:
+    """All that `each` gives."""
+    return list(each(files, most, max_pixels, field))
+
+
+def each(files: Sequence[bytes], most: int, max_pixels: int, field: str) -> Iterator[Image.Image]:
     """The frames of several files, one after the other; a Problem for the first fault.
 
     `most` bounds the frames of all files together, `max_pixels` the pixels of each frame.
     """
-    frames: list[Image.Image] = []
+    first, count = None, 0
     for i, data in enumerate(files):
         name = f"{field}[{i}]"
-        for frame in islice(_frames(data, max_pixels, name), most - len(frames) + 1):
-            if frames and frame.size != frames[0].size:
-                raise invalid(name, "has another size than the first", _size(frames[0]))
-            frames.append(frame)
-        if len(frames) > most:
-            raise invalid(field, "has too many frames", most)
-    return frames
+        for frame in _frames(data, max_pixels, name):
+            first, count = first or frame.size, count + 1
+            if count > most:
+                raise invalid(field, "has too many frames", most)
+            if frame.size != first:
+                raise invalid(name, "has another size than the first", _size(first))
+            yield frame
 
 
 def _frames(data: bytes, max_pixels: int, field: str) -> Iterator[Image.Image]:
@@ -114,8 +118,9 @@ def _bound(width: int, height: int, max_pixels: int, field: str) -> None:
         raise Problem(422, "too_many_pixels", f"{field}: {message}", [error])
 
 
-def _size(image: Image.Image) -> str:
-    return f"{image.height}x{image.width}"
+def _size(size: tuple[int, int]) -> str:
+    width, height = size
+    return f"{height}x{width}"
 
 
 def stack(frames: Sequence[images.Fitted], channels: int, size: tuple[int, int]) -> Array:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from unified_latents.service.engine.lengths import windows
 from unified_latents.service.engine.messages import Decode, ModelCard, Trajectory
 from unified_latents.service.http import bodies, calls, core, frames, latents
 from unified_latents.service.http.access.guard import needs
@@ -22,7 +23,8 @@ async def decode(request: Request, query: Annotated[DecodeQuery, Query()]) -> Re
     """A `z_clean` is noised to λ(0) with the seed's own noise first; a `z_0` is taken as it is.
 
     The file itself by default for one sample, JSON for several; `stream=true` gives events, as
-    POST /generate. A clip is decoded with no frame known.
+    POST /generate. A clip is decoded with no frame known; one that is longer than the model's own,
+    in windows that share their noise and every step.
     """
     body = await bodies.read_latent(request)
     made = partial(prepare, core.of(request), query, body)
@@ -32,7 +34,8 @@ async def decode(request: Request, query: Annotated[DecodeQuery, Query()]) -> Re
 def prepare(service: core.Service, query: DecodeQuery, body: bytes, accept: str) -> Call:
     """What a query asks of the latents in `body`; a Problem where they do not fit."""
     card = service.card(query.model)
-    latent = latents.read(body, card, service.settings.max_samples)
+    settings = service.settings
+    latent = latents.read(body, card, settings.max_samples, frames.most(card, settings))
     files = frames.formats(card, query.format)
     bare = files if latent.z.shape[0] == 1 else ()
     choice = choose(accept, wanted=query.format, fallback=files[0], bare=bare, prefer_bare=True)
@@ -54,4 +57,5 @@ def to_message(query: DecodeQuery, card: ModelCard, latent: latents.Latent) -> D
         z=latent.z,
         kind=latent.kind,
         decode=Trajectory(query.steps or defaults.steps, query.sampler or defaults.sampler),
+        windows=windows(card, latent.z.shape[2]),
     )

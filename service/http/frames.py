@@ -1,19 +1,28 @@
-"""Clips of a model's own length and size: what is known of one, and what is encoded."""
+"""Clips as a model takes them: what is known of one, and what is encoded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from PIL.Image import Image
+
+from unified_latents.service.engine.frames import MAX_FRAME
+from unified_latents.service.engine.lengths import is_clip, stride
 from unified_latents.service.engine.messages import Array, ModelCard
 from unified_latents.service.http import bodies, clips, core, images
 from unified_latents.service.http.images import Fit, FitReport
 from unified_latents.service.http.negotiation import FILMS, PICTURES, Format
 from unified_latents.service.http.problems import Problem, invalid
+from unified_latents.service.settings import Settings
+
+_STATE = 8
+"""Bytes that the engine's snapshot of a clip holds of each value: x_t and x̂, in fp32."""
 
 
-def is_clip(card: ModelCard) -> bool:
-    """Whether a model makes clips, [c, t, H, W], and not pictures."""
-    return len(card.size) == 3
+def most(card: ModelCard, settings: Settings) -> int:
+    """Frames of longer clips in one request: what the operator allows, and a message can hold."""
+    values = card.channels * card.size[-2] * card.size[-1]
+    return min(settings.max_frames, MAX_FRAME // 2 // (_STATE * values))
 
 
 def formats(card: ModelCard, wanted: Format | None) -> tuple[Format, ...]:
@@ -55,32 +64,38 @@ def none_are_shown() -> Problem:
 
 def shown(files: Sequence[bytes], card: ModelCard, max_pixels: int) -> Array:
     """`known`, of the files themselves."""
-    return _all_fitted(
-        files, card, card.known_frames, card.preprocessing.fit, max_pixels, "frames"
-    )[0]
+    count = card.known_frames
+    found = clips.each(files, count, max_pixels, "frames")
+    clip, _ = _stacked(found, card, card.preprocessing.fit)
+    if clip.shape[1] != count:
+        raise invalid("frames", f"has {clip.shape[1]} frames where {count} are needed", count)
+    return clip
 
 
-def whole(data: bytes, card: ModelCard, how: Fit, max_pixels: int) -> tuple[Array, FitReport]:
-    """A clip's file as the encoder takes it, uint8 [c, t, H, W], and what was done to it."""
-    return _all_fitted([data], card, card.size[0], how, max_pixels, "image")
-
-
-def fitted(data: bytes, card: ModelCard, how: Fit, max_pixels: int) -> tuple[Array, FitReport]:
+def fitted(data: bytes, card: ModelCard, how: Fit, settings: Settings) -> tuple[Array, FitReport]:
     """A picture, or a clip, at the model's size."""
     if is_clip(card):
-        return whole(data, card, how, max_pixels)
+        return _whole(data, card, how, settings)
     size = (card.size[0], card.size[1])
-    picture = images.fit(images.decode(data, max_pixels), size, card.preprocessing, how)
+    picture = images.fit(images.decode(data, settings.max_pixels), size, card.preprocessing, how)
     return Array((card.channels, *size), "uint8", picture.pixels), picture.report
 
 
-def _all_fitted(
-    files: Sequence[bytes], card: ModelCard, count: int, how: Fit, max_pixels: int, field: str
-) -> tuple[Array, FitReport]:
-    """All frames as one clip, and what was done to the first."""
+def _whole(data: bytes, card: ModelCard, how: Fit, settings: Settings) -> tuple[Array, FitReport]:
+    """A clip's file as the encoder takes it, uint8 [c, t, H, W], and what was done to it."""
+    own, step = card.size[0], stride(card)
+    limit = max(own, most(card, settings))
+    found = clips.each([data], limit, settings.max_pixels, "image")
+    clip, report = _stacked(found, card, how)
+    frames = clip.shape[1]
+    if frames < own or frames % step:
+        longer = f", or more in steps of {step}" if limit > own else ""
+        raise invalid("image", f"has {frames} frames where {own} are needed{longer}", own)
+    return clip, report
+
+
+def _stacked(frames: Iterable[Image], card: ModelCard, how: Fit) -> tuple[Array, FitReport]:
+    """All frames as one clip, and what was done to the first; one at a time is held whole."""
     size = (card.size[-2], card.size[-1])
-    found = clips.read(files, count, max_pixels, field)
-    if len(found) != count:
-        raise invalid(field, f"has {len(found)} frames where {count} are needed", count)
-    each = [images.fit(frame, size, card.preprocessing, how) for frame in found]
+    each = [images.fit(frame, size, card.preprocessing, how) for frame in frames]
     return clips.stack(each, card.channels, size), each[0].report

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from safetensors.numpy import save
 
+from unified_latents.service.engine.lengths import is_clip, stride
 from unified_latents.service.engine.messages import Array, LatentKind, ModelCard
 from unified_latents.service.http.problems import FieldError, Problem, invalid
 
@@ -57,15 +58,16 @@ def write(z: Array, kind: LatentKind, card: ModelCard) -> bytes:
     return _sorted_header(save({"z": values}, metadata))
 
 
-def read(body: bytes, card: ModelCard, max_samples: int) -> Latent:
+def read(body: bytes, card: ModelCard, max_samples: int, max_frames: int) -> Latent:
     """The latent in `body`, for decoding with `card`'s model.
 
+    A clip's may be longer than the model's own, with `max_frames` frames of all samples together.
     A 422 names what is wrong with the file; a latent of another space is a 409.
     """
     header, data = _split(body)
     if header.z.dtype != "F32":
         raise invalid("z.dtype", "must be float32", "F32")
-    shape = _shape(header.z.shape, card, max_samples)
+    shape = _shape(header.z.shape, card, max_samples, max_frames)
     size = math.prod(shape) * 4
     if header.z.data_offsets != [0, size]:
         raise invalid("z.data_offsets", "do not fit the shape", f"[0, {size}]")
@@ -109,13 +111,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _shape(claimed: list[int], card: ModelCard, max_samples: int) -> tuple[int, ...]:
-    """[n, …latent shape], n within the limit."""
-    expected = ["n", *card.latent_shape]
-    if claimed[1:] != list(card.latent_shape):
-        raise invalid("z.shape", "is not the model's latent shape", str(expected))
+def _shape(
+    claimed: list[int], card: ModelCard, max_samples: int, max_frames: int
+) -> tuple[int, ...]:
+    """[n, …latent shape], n within the limit, or of longer clips n and the frames."""
+    own = list(card.latent_shape)
+    longer = is_clip(card) and len(claimed) == len(own) + 1 and claimed[2] > own[1]
+    if claimed[1:] != ([own[0], claimed[2], *own[2:]] if longer else own):
+        raise invalid("z.shape", "is not the model's latent shape", str(["n", *own]))
     if not 1 <= claimed[0] <= max_samples:
         raise invalid("z.shape", "its first dimension is out of range", max_samples)
+    if longer and claimed[0] * claimed[2] * stride(card) > max_frames:
+        raise invalid("z.shape", "has too many frames", max_frames)
     return tuple(claimed)
 
 

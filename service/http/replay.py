@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
+from unified_latents.service.engine.lengths import stride, windows
 from unified_latents.service.engine.messages import (
     Array,
     Decode,
@@ -82,10 +84,8 @@ async def replay(request: Request) -> Response:
         b64=base64.b64encode(data).decode(),
     )
     if original is not None:
-        files, pixels = (original, data), service.settings.max_pixels
-        answer.difference = await service.in_thread(
-            lambda: difference(files, receipt, card, pixels)
-        )
+        measure = partial(difference, (original, data), receipt, card, service.settings)
+        answer.difference = await service.in_thread(measure)
         if answer.difference > answer.tolerance:
             raise _tolerance_exceeded(answer.difference, answer.tolerance)
     return Response(answer.model_dump_json(), media_type=JSON)
@@ -184,8 +184,8 @@ def _rerun(body: ReplayRequest, card: ModelCard, settings: Settings) -> Rerun:
         raise invalid("input", "required: the receipt is of something that was sent")
     data = bodies.from_base64("input", body.input)
     if receipt.operation == "decode":
-        return Rerun(_decode(receipt, card, data, settings.max_samples))
-    return Rerun(_encode(receipt, card, data, settings.max_pixels), receipt.input_sha256)
+        return Rerun(_decode(receipt, card, data, settings))
+    return Rerun(_encode(receipt, card, data, settings), receipt.input_sha256)
 
 
 def _shown(body: ReplayRequest, card: ModelCard, max_pixels: int) -> Array | None:
@@ -225,13 +225,11 @@ def _generate(receipt: Receipt, card: ModelCard, known: Array | None) -> Generat
     )
 
 
-def _decode(receipt: Receipt, card: ModelCard, data: bytes, max_samples: int) -> Decode:
+def _decode(receipt: Receipt, card: ModelCard, data: bytes, settings: Settings) -> Decode:
     """The row of the latent's file whose digest the receipt holds."""
-    latent = latents.read(data, card, max_samples)
-    row = next(
-        (row for row in rows(latent.z) if hashlib.sha256(row).hexdigest() == receipt.input_sha256),
-        None,
-    )
+    latent = latents.read(data, card, settings.max_samples, frames.most(card, settings))
+    digest = receipt.input_sha256
+    row = next((row for row in rows(latent.z) if hashlib.sha256(row).hexdigest() == digest), None)
     if row is None or latent.kind != receipt.kind:
         raise _other_input(receipt)
     if receipt.format == "latents":
@@ -242,18 +240,19 @@ def _decode(receipt: Receipt, card: ModelCard, data: bytes, max_samples: int) ->
         strict=receipt.strict,
         seed=receipt.seed,
         first=receipt.sample,
-        z=Array((1, *card.latent_shape), "float32", row),
+        z=Array((1, *latent.z.shape[1:]), "float32", row),
         kind=latent.kind,
         decode=_trajectory(receipt, "decode"),
+        windows=windows(card, latent.z.shape[2]),
     )
 
 
-def _encode(receipt: Receipt, card: ModelCard, data: bytes, max_pixels: int) -> Encode:
+def _encode(receipt: Receipt, card: ModelCard, data: bytes, settings: Settings) -> Encode:
     if hashlib.sha256(data).hexdigest() != receipt.input_sha256:
         raise _other_input(receipt)
     if receipt.fit is None or receipt.kind is None or receipt.format != "latents":
         raise invalid("receipt.fit", "fit, kind and the format latents are needed for an encoding")
-    image, _ = frames.fitted(data, card, receipt.fit, max_pixels)
+    image, _ = frames.fitted(data, card, receipt.fit, settings)
     return Encode(
         id=0,
         model=card.name,
@@ -262,6 +261,7 @@ def _encode(receipt: Receipt, card: ModelCard, data: bytes, max_pixels: int) -> 
         image=image,
         kind=receipt.kind,
         levels=0,
+        windows=windows(card, image.shape[1] // stride(card)),
     )
 
 
@@ -277,24 +277,23 @@ def _other_input(receipt: Receipt) -> Problem:
 
 
 def difference(
-    files: tuple[bytes, bytes], receipt: Receipt, card: ModelCard, max_pixels: int
+    files: tuple[bytes, bytes], receipt: Receipt, card: ModelCard, settings: Settings
 ) -> float:
     """The largest difference of two files: in latent units, or in steps of 255."""
     if receipt.format == "latents":
-        one, other = (_values(file, card, receipt.n) for file in files)
+        one, other = (_values(file, card, receipt.n, settings) for file in files)
     else:
-        one, other = (_pixels(file, max_pixels) for file in files)
+        one, other = (_pixels(file, settings.max_pixels) for file in files)
     if one.shape != other.shape:
         raise invalid("original", "has another shape", str(list(other.shape)))
     return float(np.abs(one - other).max())
 
 
-def _values(file: bytes, card: ModelCard, n: int) -> NDArray[np.float64]:
-    z = latents.read(file, card, n).z
+def _values(file: bytes, card: ModelCard, n: int, settings: Settings) -> NDArray[np.float64]:
+    z = latents.read(file, card, n, frames.most(card, settings)).z
     return np.frombuffer(z.data, "<f4").reshape(z.shape).astype(np.float64)
 
 
 def _pixels(file: bytes, max_pixels: int) -> NDArray[np.float64]:
-    """Every frame's, where there are several."""
-    shots = clips.read([file], clips.MOST, max_pixels, "original")
+    shots = clips.each([file], clips.MOST, max_pixels, "original")
     return np.stack([np.asarray(shot.convert("RGB"), np.float64) for shot in shots])

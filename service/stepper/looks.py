@@ -35,7 +35,7 @@ def marks(request: Request) -> frozenset[int]:
 def look(sample: Sample) -> Tensor | Sample | None:
     """The picture (uint8 [c, H, W]) now, or the sample that will give it; None: no look is due."""
     job, way = sample.job, sample.walk
-    if way is None or sample.look:
+    if way is None or sample.look or (sample.tiles and sample.tiles.at):
         return None
     request = job.request
     before = request.base.steps if isinstance(request, Generate) and sample.stage == "decode" else 0

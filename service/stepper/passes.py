@@ -37,13 +37,11 @@ class Outcome(NamedTuple):
 def encode(samples: Sequence[Sample]) -> list[Outcome]:
     """uint8 pixels → z_clean, in fp32."""
     model, strict = samples[0].job.model, samples[0].job.request.strict
-    x = to_unit(torch.stack([_given(sample) for sample in samples]))
+    x = to_unit(torch.stack([sample.cut(_given(sample)) for sample in samples]))
     with arithmetic(strict):
         z_clean = model.unified.encoder(x)
-    return [
-        Outcome(sample, ok, z)
-        for sample, ok, z in zip(samples, finite(z_clean), z_clean, strict=True)
-    ]
+    made = _made(samples, z_clean)
+    return [*_taken(made), *(Outcome(s, all(finite(z[None])), z) for s, z in made.whole)]
 
 
 def rate(samples: Sequence[Sample]) -> list[Outcome]:
@@ -100,13 +98,18 @@ def decode(samples: Sequence[Sample]) -> list[Outcome]:
     """One step of the decoder, each row under its own z_0."""
     model, strict = samples[0].job.model, samples[0].job.request.strict
     x_t, log_snr = _gather(samples)
-    z_0 = torch.stack([_given(sample) for sample in samples])
+    z_0 = torch.stack([sample.cut(_given(sample)) for sample in samples])
     config = model.unified.config
     seen = [s.job.known.decoder for s in samples]
     known = _context(seen, config.image_context, config.size, x_t)
     with arithmetic(strict):
         v_hat = model.unified.decoder(x_t, log_snr, z_0, *known)
-    return _step(samples, v_hat, clip=True)
+    made = _made(samples, v_hat)
+    alone = [([sample], v[None]) for sample, v in made.whole if sample.tiles]
+    short = [(sample, v) for sample, v in made.whole if not sample.tiles]
+    rows = [([sample for sample, _ in short], torch.stack([v for _, v in short]))] if short else []
+    moves = [_move(clips, v, clip=True) for clips, v in rows + alone]
+    return [*_taken(made), *(outcome for move in moves for outcome in move.outcomes())]
 
 
 PASSES: dict[StageName, Callable[[Sequence[Sample]], list[Outcome]]] = {
@@ -115,6 +118,41 @@ PASSES: dict[StageName, Callable[[Sequence[Sample]], list[Outcome]]] = {
     "base": base,
     "decode": decode,
 }
+
+
+class _Made(NamedTuple):
+    """What a network made of its rows; nothing has been changed yet."""
+
+    whole: list[tuple[Sample, Tensor]]
+    """A sample's prediction: its row, or the blend of its windows, of which this was the last."""
+    open: list[tuple[Sample, Tensor]]
+    """A window that others follow, weighed."""
+
+
+def _made(samples: Sequence[Sample], rows: Tensor) -> _Made:
+    made = _Made([], [])
+    for sample, row in zip(samples, rows, strict=True):
+        if sample.tiles is None:
+            made.whole.append((sample, row))
+            continue
+        weighed = sample.tiles.weighed(row)
+        if sample.tiles.last:
+            made.whole.append((sample, sample.tiles.joined(weighed)))
+        else:
+            made.open.append((sample, weighed))
+    return made
+
+
+def _taken(made: _Made) -> list[Outcome]:
+    """Long clips move on to their next window, or to the first of the next step."""
+    flags = [all(finite(weighed)) for _, weighed in made.open]
+    for sample, weighed in made.open:
+        if sample.tiles:
+            sample.tiles.take(weighed)
+    for sample, _ in made.whole:
+        if sample.tiles:
+            sample.tiles.end()
+    return [Outcome(s, ok, None) for (s, _), ok in zip(made.open, flags, strict=True)]
 
 
 def finished_latent(sample: Sample, z_clean: Tensor) -> Tensor:
@@ -167,13 +205,35 @@ def _walk(sample: Sample) -> Walk:
 
 def _gather(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     walks = [_walk(sample) for sample in samples]
-    x_t = torch.stack([walk.state.x_t for walk in walks])
+    x_t = torch.stack([sample.cut(_walk(sample).state.x_t) for sample in samples])
     return x_t, torch.stack([walk.log_snr for walk in walks]).to(x_t.device)
+
+
+class _Move(NamedTuple):
+    """A step that has been computed, and changes nothing before `outcomes`."""
+
+    samples: Sequence[Sample]
+    state: State
+    finite: list[bool]
+
+    def outcomes(self) -> list[Outcome]:
+        """Every sample takes the step."""
+        outcomes = []
+        for sample, x, previous, ok in zip(self.samples, *self.state, self.finite, strict=True):
+            walk = _walk(sample)
+            walk.state, walk.step = State(x, previous), walk.step + 1
+            outcomes.append(Outcome(sample, ok, x if walk.ended else None))
+        return outcomes
 
 
 def _step(
     samples: Sequence[Sample], predicted: Tensor | Prediction, *, clip: bool
 ) -> list[Outcome]:
+    """`_move`, made."""
+    return _move(samples, predicted, clip=clip).outcomes()
+
+
+def _move(samples: Sequence[Sample], predicted: Tensor | Prediction, *, clip: bool) -> _Move:
     """One step of every sample: in one launch where kernels are fused, else a few rows at a time.
 
     torch computes α(λ) and σ(λ) by another routine, with other last bits, once a vector is long
@@ -188,17 +248,13 @@ def _step(
             for i in range(0, len(samples), _STEP_ROWS)
         ]
     state = State(*(torch.cat(parts) for parts in zip(*states, strict=True)))
-    outcomes = []
-    for sample, x, previous, ok in zip(samples, *state, finite(state.x_t), strict=True):
-        walk = _walk(sample)
-        walk.state, walk.step = State(x, previous), walk.step + 1
-        outcomes.append(Outcome(sample, ok, x if walk.ended else None))
-    return outcomes
+    return _Move(samples, state, finite(state.x_t))
 
 
 def _advance(samples: Sequence[Sample], predicted: Tensor | Prediction, *, clip: bool) -> State:
     walks = [_walk(sample) for sample in samples]
-    x_t, log_snr = _gather(samples)
+    x_t = torch.stack([walk.state.x_t for walk in walks])
+    log_snr = torch.stack([walk.log_snr for walk in walks]).to(x_t.device)
     state = State(x_t, torch.stack([walk.state.previous for walk in walks]))
     coefficients = torch.stack([walk.coefficients for walk in walks]).to(x_t.device)
     return step(state, predicted, Step(log_snr, coefficients), WalkNoise(walks), clip=clip)

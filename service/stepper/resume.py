@@ -5,6 +5,7 @@ from __future__ import annotations
 from unified_latents.models.sampling import Stage, State
 from unified_latents.service.engine.forecast import legs
 from unified_latents.service.engine.messages import (
+    Decode,
     Encode,
     Generate,
     SampleState,
@@ -20,16 +21,17 @@ def due(job: Job) -> bool:
     request = job.request
     if isinstance(request, Encode) or not request.snapshot_every or job.complete:
         return False
-    return job.done - job.saved >= request.snapshot_every * len(job.outputs)
+    windows = request.windows if isinstance(request, Decode) else 1
+    return job.settled - job.saved >= request.snapshot_every * windows * len(job.outputs)
 
 
 def snapshot(job: Job, numerics: str) -> Snapshot:
-    """All samples of a job, as they are between two passes."""
-    job.saved = job.done
+    """All samples of a job, as they are between two steps of each."""
+    job.saved = job.settled
     return seal(
         Snapshot(
             id=job.request.id,
-            done=job.done,
+            done=job.saved,
             samples=tuple(_state(sample) for sample in job.samples),
             request=fingerprint(job.request),
             model=job.model.card.digest,
@@ -70,7 +72,7 @@ def _sample(first: Sample, state: SampleState) -> Sample:
     job, request = first.job, first.job.request
     if isinstance(request, Encode):
         raise TypeError("an encoding is too short to be resumed")
-    here = Sample(job, first.index, state.stage, first.walk, first.given)
+    here = Sample(job, first.index, state.stage, first.walk, first.given, tiles=first.tiles)
     device = job.model.device
     if isinstance(request, Generate) and state.stage == "decode" and request.decode is not None:
         number = request.first + first.index

@@ -33,6 +33,7 @@ from unified_latents.service.engine.telemetry import StageName
 from unified_latents.service.stepper.catalogue import Model
 from unified_latents.service.stepper.numerics import arithmetic
 from unified_latents.service.stepper.scheduler import Claim, Group
+from unified_latents.service.stepper.tiles import Tiles, tiles
 
 _NOISE_BLOCK = 2**14
 """Elements of noise drawn at once: many steps cost little more than one, but every sample on
@@ -151,6 +152,11 @@ class Job:
         return all(output is not None for output in self.outputs)
 
     @property
+    def settled(self) -> int:
+        """`done` without the windows of steps that have not ended."""
+        return self.done - sum(sample.tiles.at for sample in self.samples if sample.tiles)
+
+    @property
     def left(self) -> Load | None:
         """What is still to be done of it."""
         if self.whole is None:
@@ -172,6 +178,12 @@ class Sample:
     """What the passes of a rate have measured so far."""
     look: bool = False
     """An early look at a sample that goes on elsewhere."""
+    tiles: Tiles | None = None
+    """Of a clip that is longer than the networks take."""
+
+    def cut(self, x: Tensor) -> Tensor:
+        """What the next pass sees of the sample's picture or latent."""
+        return x if self.tiles is None else self.tiles.cut(x)
 
     @property
     def group(self) -> Group:
@@ -193,8 +205,10 @@ class Sample:
         return 2 if self.guided else 1
 
 
-def walk(model: Model, stage: Stage, how: Trajectory, seed: int, sample: int) -> Walk:
-    """A trajectory at its start, x_1 ~ N(0, I)."""
+def walk(
+    model: Model, stage: Stage, how: Trajectory, seed: int, sample: int, frames: int | None = None
+) -> Walk:
+    """A trajectory at its start, x_1 ~ N(0, I), of `frames` where not of the model's own."""
     config = model.unified.config
     if stage is Stage.BASE:
         plan = sampling.plan(config.latent_schedule, how.steps, how.sampler, to_mean=False)
@@ -202,6 +216,8 @@ def walk(model: Model, stage: Stage, how: Trajectory, seed: int, sample: int) ->
     else:
         plan = sampling.plan(config.image_schedule, how.steps, how.sampler, to_mean=True)
         shape = config.image_shape
+        if frames is not None:
+            shape = (shape[0], frames, *shape[2:])
     drawn = Noise(seed, sample, stage, shape, how.steps, model.device)
     start = drawn.at(0)
     noisy = bool(plan.coefficients[:, 3].any())
@@ -228,12 +244,14 @@ def job(request: Request, model: Model, now: float) -> Job:
     n = samples(request)
     steps = n * sum(leg.passes for leg in legs(request))
     new = Job(request, model, claim, steps, [None] * n, known=_known(request, model))
+    config = model.unified.config
     match request:
         case Generate():
             new.samples += [_first_step(new, request, i) for i in range(n)]
         case Encode():
             pixels = tensor(request.image, model.device)
-            new.samples.append(Sample(new, 0, "encode", given=pixels))
+            cover = _tiles(request, model, pixels.shape[1] * config.grid[0] // config.size[0])
+            new.samples.append(Sample(new, 0, "encode", given=pixels, tiles=cover))
         case Decode():
             rows = tensor(request.z, model.device)
             new.samples += [_given_latent(new, request, i, row) for i, row in enumerate(rows)]
@@ -256,8 +274,18 @@ def _first_step(new: Job, request: Generate, index: int) -> Sample:
 def _given_latent(new: Job, request: Decode, index: int, z: Tensor) -> Sample:
     number = request.first + index
     z_0 = z if request.kind == "z_0" else noised(new.model, z, request.seed, number)
-    how = walk(new.model, Stage.DECODE, request.decode, request.seed, number)
-    return Sample(new, index, "decode", how, z_0)
+    cover, config = _tiles(request, new.model, z.shape[1]), new.model.unified.config
+    frames = cover.windows.total * config.size[0] // config.grid[0] if cover else None
+    how = walk(new.model, Stage.DECODE, request.decode, request.seed, number, frames)
+    return Sample(new, index, "decode", how, z_0, tiles=cover)
+
+
+def _tiles(request: Encode | Decode, model: Model, latent_frames: int) -> Tiles | None:
+    """The windows of a clip that is longer than the model's own; None of others and of pictures."""
+    length, *rest = model.unified.config.grid
+    if len(rest) < 2 or latent_frames == length:
+        return None
+    return tiles(latent_frames, length, request.windows)
 
 
 def following(sample: Sample, output: Tensor) -> Sample | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.models.conftest import Awaken
-from unified_latents.models.clips.tiling import ramp, starts, windowed
+from unified_latents.models.clips.tiling import Windows, ramp, windowed
 from unified_latents.models.config import EncoderConfig, UnifiedConfig
 from unified_latents.models.sampling import NoiseKeys, Stage, plan, sample
 from unified_latents.models.unified import UnifiedLatents
@@ -38,11 +38,11 @@ def draw(
 
 
 def test_windows_cover_the_clip_and_share_their_overlap() -> None:
-    assert starts(4, 4, 2) == [0]
-    assert starts(16, 4, 2) == [0, 2, 4, 6, 8, 10, 12]
-    assert starts(9, 4, 1) == [0, 3, 5]
+    assert Windows(4, 4, 2).begins == [0]
+    assert Windows(16, 4, 2).begins == [0, 2, 4, 6, 8, 10, 12]
+    assert Windows(9, 4, 1).begins == [0, 3, 5]
     for total in range(4, 30):
-        begins = starts(total, 4, 2)
+        begins = Windows(total, 4, 2).begins
         assert begins[0] == 0
         assert begins[-1] + 4 == total
         assert all(0 < b - a <= 2 for a, b in pairwise(begins))
@@ -51,7 +51,19 @@ def test_windows_cover_the_clip_and_share_their_overlap() -> None:
 @pytest.mark.parametrize(("total", "length", "overlap"), [(3, 4, 1), (8, 4, 4), (8, 4, -1)])
 def test_windows_that_do_not_fit(total: int, length: int, overlap: int) -> None:
     with pytest.raises(ValueError, match="overlap < length"):
-        starts(total, length, overlap)
+        Windows(total, length, overlap)
+
+
+@pytest.mark.parametrize(("total", "overlap"), [(4, 2), (9, 1), (9, 3), (10, 0)])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_shares_of_all_windows_are_one(total: int, overlap: int, stride: int) -> None:
+    """In latent frames and in a picture's: blending what is equal changes nothing."""
+    windows = Windows(total, 4, overlap)
+    clip = torch.linspace(1, 2, 2 * total * stride * 3).reshape(2, total * stride, 3, 1)
+    blended = torch.zeros_like(clip)
+    for k in range(len(windows.begins)):
+        windows.cut(blended, k).add_(windows.weighed(windows.cut(clip, k), k))
+    torch.testing.assert_close(blended, clip)
 
 
 def test_weights_rise_to_the_middle() -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,9 +13,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from unified_latents.service.engine.fake import FakeEngine, fake_card
-from unified_latents.service.engine.messages import Array, Encode, Generate
-from unified_latents.service.http import clips
+from unified_latents.service.engine.forecast import row_steps
+from unified_latents.service.engine.frames import MAX_FRAME
+from unified_latents.service.engine.messages import Array, Decode, Encode, Generate
+from unified_latents.service.http import clips, frames
 from unified_latents.service.http.app import create_app
+from unified_latents.service.http.negotiation import LATENT
 from unified_latents.service.metrics import Metrics
 from unified_latents.service.settings import Settings
 
@@ -31,7 +36,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def http(engine: FakeEngine) -> Iterator[TestClient]:
-    app = create_app(Settings(max_pixels=10_000), engine, Metrics())
+    app = create_app(Settings(max_pixels=10_000, max_frames=32), engine, Metrics())
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client
 
@@ -130,6 +135,75 @@ def test_a_clip_of_another_length_is_refused(http: TestClient, check_problem: Ch
     headers = {"Content-Type": "image/apng"}
     answer = http.post("/encode", content=film(5), headers=headers)
     assert check_problem(answer, 422, "image")["limit"] == 4
+
+
+def latent_of(http: TestClient, frames: int) -> bytes:
+    answer = http.post(
+        "/encode?fit=exact", content=film(frames), headers={"Content-Type": "image/apng"}
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["shape"] == [1, 4, frames // 4, 2, 2]
+    return base64.b64decode(answer.json()["latent"])
+
+
+def decode(http: TestClient, latent: bytes, accept: str = "image/apng") -> Any:
+    headers = {"Content-Type": LATENT, "Accept": accept}
+    return http.post("/decode?seed=1", content=latent, headers=headers)
+
+
+def test_a_long_clip_is_encoded_and_decoded(http: TestClient, engine: FakeEngine) -> None:
+    latent = latent_of(http, 32)
+    asked = engine.requests[-1]
+    assert isinstance(asked, Encode)
+    assert (asked.image.shape, asked.windows) == ((1, 32, 8, 8), 8)
+    answer = decode(http, latent)
+    assert answer.status_code == 200, answer.text
+    assert len(clips.read([answer.content], 32, 10_000, "answer")) == 32
+    request = engine.requests[-1]
+    assert isinstance(request, Decode)
+    assert request.windows == 8
+    assert row_steps(request) == 8 * request.decode.steps
+    body = {"receipt": json.loads(answer.headers["UL-Receipt"]), "input": base64_of(latent)}
+    assert http.post("/replay", json=body).json()["match"]
+
+
+def test_a_long_clips_encoding_is_replayed(http: TestClient) -> None:
+    file, headers = film(8), {"Content-Type": "image/apng"}
+    receipt = http.post("/encode?fit=exact&seed=3", content=file, headers=headers).json()["receipt"]
+    again = http.post("/replay", json={"receipt": receipt, "input": base64_of(file)})
+    assert again.json()["match"], again.text
+
+
+def test_frames_are_bounded(http: TestClient, engine: FakeEngine, check_problem: Check) -> None:
+    headers = {"Content-Type": "image/apng"}
+    many = http.post("/encode", content=film(36), headers=headers)
+    assert check_problem(many, 422, "image")["limit"] == 32
+    short = http.post("/encode", content=film(3), headers=headers)
+    assert check_problem(short, 422, "image")["limit"] == 4
+    rated = http.post("/encode?bitrate=true", content=film(8), headers=headers)
+    assert check_problem(rated, 422, "bitrate")["limit"] == 4
+    assert not engine.requests
+
+
+@pytest.mark.parametrize(
+    "shape", [[1, 4, 9, 2, 2], [2, 4, 5, 2, 2], [1, 4, 250_000, 2, 2], [1, 4, 2**60, 2, 2]]
+)
+def test_too_long_a_latent_is_refused_by_its_header(
+    http: TestClient, engine: FakeEngine, check_problem: Check, shape: list[int]
+) -> None:
+    """A million frames: what the header claims is not there, and need not be."""
+    card = engine.ready.models[0] if engine.ready else fake_card()
+    z = {"dtype": "F32", "shape": shape, "data_offsets": [0, math.prod(shape) * 4]}
+    said = {"kind": "z_0", "latent_space": card.latent_space}
+    text = json.dumps({"__metadata__": said, "z": z}).encode()
+    body = len(text).to_bytes(8, "little") + text
+    assert check_problem(decode(http, body), 422, "z.shape")["limit"] == 32
+
+
+def test_a_clip_is_no_longer_than_a_message_can_hold() -> None:
+    card = msgspec.structs.replace(fake_card(), size=(16, 512, 512), latent_shape=(4, 4, 64, 64))
+    longest = frames.most(card, Settings(max_frames=10**6))
+    assert 2 * 4 * 512 * 512 * longest < MAX_FRAME < 2 * 4 * 512 * 512 * 4 * longest
 
 
 def test_a_clip_is_replayed_from_its_frames(http: TestClient, check_problem: Check) -> None:

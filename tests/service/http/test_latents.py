@@ -36,14 +36,14 @@ def with_metadata(**metadata: Any) -> dict[str, Any]:
 
 def problem(body: bytes) -> Problem:
     with pytest.raises(Problem) as caught:
-        read(body, CARD, 4)
+        read(body, CARD, 4, 1024)
     return caught.value
 
 
 def test_what_is_written_is_read_and_the_library_reads_it_too() -> None:
     body = write(Z, "z_clean", CARD)
     assert np.array_equal(load(body)["z"], VALUES)
-    latent = read(body, CARD, 2)
+    latent = read(body, CARD, 2, 1024)
     assert (latent.z, latent.kind) == (Z, "z_clean")
     assert body == write(Z, "z_clean", CARD)
     metadata = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])["__metadata__"]
@@ -56,7 +56,7 @@ def test_what_is_written_is_read_and_the_library_reads_it_too() -> None:
 
 
 def test_digest_and_level_may_be_left_out_by_a_hand_made_file() -> None:
-    assert read(file(header()), CARD, 4).kind == "z_0"
+    assert read(file(header()), CARD, 4, 1024).kind == "z_0"
 
 
 def test_another_space_is_a_conflict() -> None:
