@@ -84,6 +84,7 @@ class Attempt:
         self._progress = job.progress
         self._snapshot: Snapshot | None = None
         self._news = asyncio.Event()
+        self._writing: list[asyncio.Future[None]] = []
         self.held: Held = "held"
         self.changed = asyncio.Event()
         """Set when the lease is lost, or the job cancelled: `held` says which."""
@@ -100,7 +101,7 @@ class Attempt:
             result = await self._result(request)
         finally:
             telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+            await asyncio.gather(telling, *self._writing, return_exceptions=True)
         if ready is None:
             raise UnfinishedError("the engine is gone")
         answer = await asyncio.to_thread(self._bench.render, call, ready, result)
@@ -122,7 +123,7 @@ class Attempt:
         else:
             mark = Mark(self._job.since, outcome)
             await objects.write(self._name, msgspec.json.encode(mark))
-            await objects.delete(self._state)
+            await objects.delete(state_of(self._job.id))
         return outcome
 
     async def _call(self) -> Call:
@@ -144,7 +145,7 @@ class Attempt:
             return request
         saved: Snapshot | None = None
         with contextlib.suppress(MissingObjectError, msgspec.DecodeError):
-            data = await self._bench.objects.read(self._state)
+            data = await self._bench.objects.read(state_of(self._job.id))
             saved = msgspec.msgpack.decode(data, type=Snapshot)
         return msgspec.structs.replace(request, snapshot_every=self._bench.snapshots, resume=saved)
 
@@ -203,22 +204,31 @@ class Attempt:
         self._advance(Progress(accepted.done, accepted.steps, None, accepted.eta))
 
     async def _report(self) -> None:
-        """Write progress as it comes, the latest only; no failure to write fails the job."""
+        """Write progress as it comes, the latest only; no failure to write fails the job.
+
+        The snapshot first: nobody is told of steps that a death would undo, but for an interval's.
+        """
+        events, identity = self._bench.events, self._job.id
         while True:
             await self._news.wait()
             self._news.clear()
+            progress = self._progress
             with contextlib.suppress(RedisError, OSError, ObstoreError):
-                self._learn(
-                    await self._bench.events.progress(self._job.id, self._progress, self._token)
-                )
                 await self._save()
+                self._learn(await events.progress(identity, progress, self._token))
             await asyncio.sleep(_PAUSE)
 
     async def _save(self) -> None:
         """Keep the latest snapshot, if the job is still this attempt's."""
         snapshot, self._snapshot = self._snapshot, None
-        if snapshot is not None and self.held == "held":
-            await self._bench.objects.write(self._state, msgspec.msgpack.encode(snapshot))
+        if snapshot is None:
+            return
+        self._learn(await self._bench.events.held(self._job.id, self._token))
+        if self.held == "held":
+            data = msgspec.msgpack.encode(snapshot)
+            write = self._bench.objects.write(state_of(self._job.id), data)
+            self._writing = [asyncio.ensure_future(write)]
+            await asyncio.shield(self._writing[0])
 
     def _learn(self, held: Held) -> None:
         if held != "held":
@@ -229,9 +239,10 @@ class Attempt:
     def _name(self) -> str:
         return f"done/{self._job.id}"
 
-    @property
-    def _state(self) -> str:
-        return f"states/{self._job.id}"
+
+def state_of(identity: str) -> str:
+    """The object with a job's last snapshot."""
+    return f"states/{identity}"
 
 
 def overdue(job: Job) -> float | None:

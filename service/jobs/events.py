@@ -62,6 +62,15 @@ class Events:
         data = msgspec.json.encode(progress).decode()
         return _HELD[await self._write(job, "progress", data, token, str(progress.done))]
 
+    async def held(self, job: str, token: str) -> Held:
+        """What a write would say of the lease."""
+        hash_key = f"{self._prefix}:{job}"
+        async with self._client.pipeline(transaction=True) as pipe:
+            pipe.get(f"{hash_key}:lock")
+            pipe.hexists(hash_key, "ul:cancel")
+            holder, cancelled = await pipe.execute()
+        return _HELD[1 + cancelled] if holder == token else "lost"
+
     async def read(self, job: str, after: str, wait: float) -> list[Event]:
         """The events after one, waiting up to `wait` seconds where there is none yet."""
         async with answering(wait + 3):

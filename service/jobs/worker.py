@@ -17,6 +17,7 @@ from typing import Any, Literal
 import bullmq
 import msgspec
 from bullmq.custom_errors import DelayedError, UnrecoverableError
+from obstore.exceptions import BaseError as ObstoreError
 from redis.exceptions import RedisError
 
 from unified_latents.service.jobs import connection
@@ -27,6 +28,7 @@ from unified_latents.service.jobs.attempt import (
     RefusedError,
     UnfinishedError,
     overdue,
+    state_of,
 )
 from unified_latents.service.jobs.connection import StoreDownError
 from unified_latents.service.jobs.job import STALLED, STARTS, Job, Reason, last_seen, read, refusal
@@ -167,7 +169,7 @@ class Worker:
             return await self._abandon("drain", taken, token)
         job = await self._look(taken.id)
         if job.cancelling or overdue(job) == 0.0:
-            raise _final(refusal(cancelled=job.cancelling))
+            return await self._abandon("cancelled" if job.cancelling else "deadline", taken, token)
         if job.attempts > STARTS:
             where = last_seen(job.progress)
             raise UnrecoverableError(f"workers_lost: {STARTS} attempts failed, the last {where}")
@@ -226,11 +228,15 @@ class Worker:
 
     async def _abandon(self, stop: Stop, taken: bullmq.Job, token: str) -> dict[str, Any]:
         if stop in ("cancelled", "deadline"):
+            with contextlib.suppress(OSError, ObstoreError):
+                await self._bench.objects.delete(state_of(taken.id))
             raise _final(refusal(cancelled=stop == "cancelled"))
         if stop == "drain":
             await taken.moveToDelayed(int(time.time() * 1000), token)
             self._metrics.job_redeliveries.labels("drain").inc()
             self._later(self._bench.events.write(taken.id, "queued"))
+        else:
+            self._metrics.lease_lost.inc()
         raise DelayedError(stop)
 
     async def _ended(self, taken: bullmq.Job) -> None:
@@ -252,7 +258,6 @@ class Worker:
     def _on_lost(self, identities: list[str]) -> None:
         for identity in identities:
             log.warning("job %s: the lease is lost", identity)
-            self._metrics.lease_lost.inc()
             if self._bull is not None:
                 self._bull.cancelJob(identity, "lost")
 
