@@ -22,6 +22,7 @@ NEVER_IMPORTED = {
     *("build", "grpcio-tools", "import-linter", "mypy", "ruff", "setuptools"),  # tools
     *("types-grpcio", "types-grpcio-health-checking", "types-grpcio-reflection", "types-protobuf"),
     *("pytest-timeout", "pytest-xdist"),  # pytest loads its plugins itself
+    *("flask-cors", "moto"),  # tests start moto's server as a process of its own
     "beartype",  # pytest's jaxtyping option names it
     "python-multipart",  # FastAPI looks for it when it reads a form
     "tensorboard",  # torch.utils.tensorboard looks for it

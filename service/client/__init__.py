@@ -9,6 +9,10 @@
         job = ul.submit("generate", {"label": "sneaker", "n": 64})
         done = ul.wait(job, on_progress=lambda job: print(job.done, "of", job.steps))
         files = ul.result(done)
+        batch = ul.submit_batch({"custom_id": str(i), "kind": "generate", "request": {"label": i}}
+                                for i in range(10))
+        ul.wait_batch(batch)
+        rows = [(row, row.error or ul.result(row.job)) for row in ul.output(batch)]
 
 What was refused or lost on the way is asked for again as the service's own headers say.
 """
@@ -19,13 +23,25 @@ from unified_latents.service.client.errors import (
     ClientError,
     JobError,
     ProblemError,
+    SignatureError,
     UnreachableError,
 )
-from unified_latents.service.client.results import Bitrate, Event, Job, Latent, Picture
+from unified_latents.service.client.results import (
+    Batch,
+    Bitrate,
+    Event,
+    Job,
+    Latent,
+    Notice,
+    Picture,
+    Row,
+)
 from unified_latents.service.client.retry import Retries
+from unified_latents.service.client.webhooks import read_webhook
 
 __all__ = [
     "AsyncClient",
+    "Batch",
     "Bitrate",
     "Client",
     "ClientError",
@@ -33,8 +49,12 @@ __all__ = [
     "Job",
     "JobError",
     "Latent",
+    "Notice",
     "Picture",
     "ProblemError",
     "Retries",
+    "Row",
+    "SignatureError",
     "UnreachableError",
+    "read_webhook",
 ]

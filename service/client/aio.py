@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Self
 
 import httpx
 from httpx_sse import aconnect_sse
 
-from unified_latents.service.client import calls
+from unified_latents.service.client import batches, calls
 from unified_latents.service.client.blocking import TIMEOUT, answer_of, identity_of
 from unified_latents.service.client.calls import Answer, Ask, Dialogue, Operation, Pause, T
-from unified_latents.service.client.results import Event, Job, Latent, Picture
+from unified_latents.service.client.results import Batch, Event, Job, Latent, Picture, Row
 from unified_latents.service.client.retry import Retries
 from unified_latents.service.client.streams import Followed, lasting
 
@@ -85,6 +85,34 @@ class AsyncClient:
     async def result(self, job: Job | str) -> list[Picture] | Latent | bytes:
         """The answer of a job that has succeeded."""
         return await self._hold(calls.result(self._retries, identity_of(job)))
+
+    async def submit_batch(
+        self, rows: Iterable[Mapping[str, Any]] | bytes, *, key: str | None = None
+    ) -> Batch:
+        """Queue many calls: JSON lines, or mappings with custom_id, kind, request and accept."""
+        return await self._hold(batches.submit(self._retries, rows, key))
+
+    async def batch(self, batch: Batch | str) -> Batch:
+        """How a batch stands."""
+        return await self._hold(batches.look(self._retries, identity_of(batch)))
+
+    async def cancel_batch(self, batch: Batch | str) -> Batch:
+        """Stop a batch and the rows of it that have not ended."""
+        return await self._hold(batches.cancel(self._retries, identity_of(batch)))
+
+    async def wait_batch(
+        self,
+        batch: Batch | str,
+        timeout: float | None = None,
+        on_progress: Callable[[Batch], object] | None = None,
+    ) -> Batch:
+        """The batch when all its rows have ended; JobError or TimeoutError otherwise."""
+        identity = identity_of(batch)
+        return await self._hold(batches.wait(self._retries, identity, timeout, on_progress))
+
+    async def output(self, batch: Batch | str) -> list[Row]:
+        """What became of each row, in their order; `result` of a row's job is its answer."""
+        return await self._hold(batches.output(self._retries, identity_of(batch)))
 
     async def events(self, job: Job | str) -> AsyncIterator[Event]:
         """A job's events to its end, over as many connections as it takes."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import httpx
 from httpx_sse import connect_sse
 
-from unified_latents.service.client import calls
+from unified_latents.service.client import batches, calls
 from unified_latents.service.client.calls import Answer, Ask, Dialogue, Operation, Pause, T
-from unified_latents.service.client.results import Event, Job, Latent, Picture
+from unified_latents.service.client.results import Batch, Event, Job, Latent, Picture, Row
 from unified_latents.service.client.retry import Retries
 from unified_latents.service.client.streams import Followed, lasting
 
@@ -87,6 +87,34 @@ class Client:
         """The answer of a job that has succeeded."""
         return self._hold(calls.result(self._retries, identity_of(job)))
 
+    def submit_batch(
+        self, rows: Iterable[Mapping[str, Any]] | bytes, *, key: str | None = None
+    ) -> Batch:
+        """Queue many calls: JSON lines, or mappings with custom_id, kind, request and accept."""
+        return self._hold(batches.submit(self._retries, rows, key))
+
+    def batch(self, batch: Batch | str) -> Batch:
+        """How a batch stands."""
+        return self._hold(batches.look(self._retries, identity_of(batch)))
+
+    def cancel_batch(self, batch: Batch | str) -> Batch:
+        """Stop a batch and the rows of it that have not ended."""
+        return self._hold(batches.cancel(self._retries, identity_of(batch)))
+
+    def wait_batch(
+        self,
+        batch: Batch | str,
+        timeout: float | None = None,
+        on_progress: Callable[[Batch], object] | None = None,
+    ) -> Batch:
+        """The batch when all its rows have ended; JobError or TimeoutError otherwise."""
+        identity = identity_of(batch)
+        return self._hold(batches.wait(self._retries, identity, timeout, on_progress))
+
+    def output(self, batch: Batch | str) -> list[Row]:
+        """What became of each row, in their order; `result` of a row's job is its answer."""
+        return self._hold(batches.output(self._retries, identity_of(batch)))
+
     def events(self, job: Job | str) -> Iterator[Event]:
         """A job's events to its end, over as many connections as it takes."""
         followed = Followed(identity_of(job), self._retries)
@@ -141,6 +169,6 @@ def answer_of(response: httpx.Response) -> Answer:
     return Answer(response.status_code, headers, response.content)
 
 
-def identity_of(job: Job | str) -> str:
-    """The id of a job, or the id itself."""
-    return job if isinstance(job, str) else job.id
+def identity_of(known: Job | Batch | str) -> str:
+    """The id of a job or a batch, or the id itself."""
+    return known if isinstance(known, str) else known.id

@@ -92,7 +92,7 @@ def problem(answer: Answer) -> ProblemError | UnreachableError:
 
 def generate(retries: Retries, label: str | int | None, **fields: Any) -> Dialogue[list[Picture]]:
     """POST /generate; a seed is drawn here, so that asking again asks for the same."""
-    body = {"label": label, "seed": secrets.randbits(53), **_wire(_said(fields))}
+    body = {"label": label, "seed": secrets.randbits(53), **wire(_said(fields))}
     answer = yield from asked(_post("/generate", body, _PATIENT), retries)
     return [Picture.of(item) for item in answer.json()["data"]]
 
@@ -125,7 +125,7 @@ def submit(
     retries: Retries, kind: Operation, request: Mapping[str, Any], key: str | None, **options: Any
 ) -> Dialogue[Job]:
     """POST /jobs under an idempotency key, so that asking again never makes a second job."""
-    body = {"kind": kind, "request": _wire(request), **_said(options)}
+    body = {"kind": kind, "request": wire(request), **_said(options)}
     ask = _post("/jobs", body, {"Idempotency-Key": key or secrets.token_hex(16)})
     answer = yield from asked(ask, retries)
     return Job.of(answer.json())
@@ -161,7 +161,7 @@ def wait(
             return now
         if now.ended:
             raise JobError(identity, now.state, *(now.reason or ("", "")))
-        before, pause = now, _poll(answer.headers)
+        before, pause = now, poll(answer.headers)
         if time.monotonic() + pause > until:
             raise TimeoutError(f"{identity} is {now.state}, {now.done} of {now.steps} steps")
         yield Pause(pause)
@@ -197,7 +197,7 @@ def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _wire(request: Mapping[str, Any]) -> dict[str, Any]:
+def wire(request: Mapping[str, Any]) -> dict[str, Any]:
     """Files as base64."""
     return {name: _text(value) for name, value in request.items()}
 
@@ -215,7 +215,8 @@ def _query(fields: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _poll(headers: Mapping[str, str]) -> float:
+def poll(headers: Mapping[str, str]) -> float:
+    """Seconds until a look is worth it."""
     try:
         return max(0.01, float(headers["openai-poll-after-ms"]) / 1000)
     except (KeyError, ValueError):

@@ -33,6 +33,10 @@ class ProblemError(ClientError):
         self.request_id = request_id
 
 
+class SignatureError(ClientError):
+    """What came is not what the service has sent, or not of now."""
+
+
 class JobError(ClientError):
     """A job that ended without an answer: `state` is failed or cancelled, `code` says why."""
 

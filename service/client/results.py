@@ -116,6 +116,82 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """A batch as it stood when the service was asked."""
+
+    id: str
+    state: State
+    rows: int
+    done: int
+    """Rows that have ended; never less than before."""
+    failed: int
+    """Of these."""
+    reason: tuple[str, str] | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its state is final."""
+        return self.state in ("succeeded", "failed", "cancelled")
+
+    @classmethod
+    def of(cls, view: dict[str, Any]) -> Self:
+        """From the answer of /batches/{id}."""
+        rows, reason = view["rows"], view["reason"]
+        return cls(
+            id=view["id"],
+            state=view["state"],
+            rows=rows["total"],
+            done=rows["ended"],
+            failed=rows["failed"],
+            reason=(reason["code"], reason["detail"]) if reason else None,
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a call of a batch: `job` has its answer, or `error` says why not."""
+
+    index: int
+    custom_id: str | None
+    status: int
+    job: str | None
+    media_type: str | None
+    sha256: str | None
+    error: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, line: dict[str, Any]) -> Self:
+        """From a line of the output."""
+        return cls(**{name: line.get(name) for name in cls.__dataclass_fields__})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A webhook: a job that has ended."""
+
+    delivery: str
+    """The same when it comes again."""
+    job: str
+    kind: str
+    model: str
+    state: State
+    reason: tuple[str, str] | None
+
+    @classmethod
+    def of(cls, delivery: str, body: dict[str, Any]) -> Self:
+        """From the body of a webhook."""
+        data, reason = body["data"], body["data"]["reason"]
+        return cls(
+            delivery=delivery,
+            job=data["id"],
+            kind=data["kind"],
+            model=data["model"],
+            state=data["state"],
+            reason=(reason["code"], reason["detail"]) if reason else None,
+        )
+
+
+@dataclass(frozen=True)
 class Event:
     """One server-sent event of a stream."""
 

@@ -18,6 +18,7 @@ import torch
 from starlette.testclient import TestClient
 from torch import nn
 
+from tests.service.bucket import Bucket
 from unified_latents.models import checkpoint
 from unified_latents.models.base import BaseModel
 from unified_latents.models.config import (
@@ -198,6 +199,14 @@ def start_server() -> Iterator[Callable[..., LiveServer]]:
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Bucket]:
+    """One server that speaks S3 for the whole session."""
+    made = Bucket()
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from redis import Redis
 
+from tests.service.bucket import Bucket
 from tests.service.jobs.conftest import Saying, generate
 from unified_latents.service.engine.messages import Array, Decode, Trajectory
 from unified_latents.service.jobs.calls import Call
@@ -42,6 +43,27 @@ def test_a_large_input_travels_as_an_object(run: Callable[..., None], desk: Any,
             with Redis.from_url(url) as client:
                 assert client.memory_usage(f"ul:jobs:{job.id}") < 2048
             assert (await here.end(job.id)).state == "succeeded"
+
+    run(body)
+
+
+def test_a_job_keeps_all_that_is_large_in_a_bucket(
+    run: Callable[..., None], desk: Any, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And leaves its answer and its mark there: no snapshot of what is done."""
+
+    async def body() -> None:
+        z = Array((64, 4, 2, 2), "float32", bytes(64 * 64))
+        message = Decode(0, "fake", True, 1, 0, z, "z_0", Trajectory(4, "ancestral"))
+        here = desk(objects=bucket.empty(monkeypatch))
+        async with here.open() as jobs:
+            job = await here.submit("in a bucket", Call(message, "png", bare=False))
+            ended = await here.end(job.id)
+            assert ended.outcome is not None
+            answer = await jobs.objects.get("answers", ended.outcome.sha256)
+            assert len(answer) == ended.outcome.size
+        names = {f"inputs/{job.spec.input}", f"answers/{ended.outcome.sha256}", f"done/{job.id}"}
+        assert bucket.names() == names
 
     run(body)
 
