@@ -19,7 +19,13 @@ import msgspec
 
 from tests.service.engine.test_client import Watch, generate, real
 from unified_latents.service.engine.client import EngineClient
-from unified_latents.service.engine.messages import Generate, Progress, SamplerName, Trajectory
+from unified_latents.service.engine.messages import (
+    Generate,
+    Progress,
+    Request,
+    SamplerName,
+    Trajectory,
+)
 from unified_latents.service.engine.seam import result
 from unified_latents.service.engine.telemetry import PRIORITIES
 
@@ -64,7 +70,7 @@ def stranger(chance: random.Random) -> Generate:
     )
 
 
-async def leaves(engine: EngineClient, request: Generate, after: int) -> None:
+async def leaves(engine: EngineClient, request: Request, after: int) -> None:
     """A client that goes away in the middle."""
     async with aclosing(engine.submit(request)) as events:
         async for event in events:
