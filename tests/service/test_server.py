@@ -68,26 +68,6 @@ def test_the_mean_and_the_noised_latent_decode_to_the_same_bytes(live: Any, tmp_
     assert other.status_code == 409
 
 
-def test_an_engine_killed_under_six_requests_is_not_noticed(live: Any) -> None:
-    requests = [
-        {**REQUEST, "n": 1, "seed": i, "steps": {"base": 60, "decode": 2}} for i in range(6)
-    ]
-
-    def ask(request: dict[str, Any]) -> Any:
-        return httpx.post(f"{live.url}/generate", json=request, timeout=120)
-
-    undisturbed = [ask(request).json() for request in requests]
-    engine = _engine(live)
-    with ThreadPoolExecutor(6) as pool:
-        pending = [pool.submit(ask, request) for request in requests]
-        _until(lambda: _metric(live, 'ul_inflight_rows{stage="base"}') > 0)
-        engine.send_signal(signal.SIGKILL)
-        answers = [future.result() for future in pending]
-    assert [answer.status_code for answer in answers] == [200] * 6
-    assert [answer.json() for answer in answers] == undisturbed
-    assert _engine(live).pid != engine.pid
-
-
 def test_leaving_the_connection_stops_the_work(live: Any) -> None:
     before = _metric(live, 'ul_cancelled_total{phase="running"}')
     with pytest.raises(httpx.ReadTimeout):

@@ -6,16 +6,18 @@ import asyncio
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.service.engine.test_client import generate, running, stub, until
+from tests.service.engine.test_client import FOREVER, generate, running, stub, until
 from unified_latents.service.engine.client import EngineClient
 from unified_latents.service.engine.messages import Checkpoint, Result, Trajectory
 from unified_latents.service.engine.seam import Death, EngineError, result
 from unified_latents.service.engine.spawn import EngineOptions
+from unified_latents.service.engine.telemetry import Tick
 
 POISON = 666
 REQUESTS = [generate(seed=i, base=Trajectory(12, "ancestral")) for i in range(6)]
@@ -53,6 +55,40 @@ def test_six_requests_are_answered_with_the_bytes_of_an_undisturbed_run(
             assert not (tmp_path / "fault").exists()
             assert [death.reason for death in watch.deaths] == ([reason] if reason else [])
             assert len(undisturbed) == len(REQUESTS)
+
+    asyncio.run(run())
+
+
+def test_a_row_that_is_not_finite_fails_alone(tiny: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(options(tiny, tmp_path)) as (engine, watch):
+            undisturbed = images(await outcomes(engine))
+            (tmp_path / "fault").write_text("nan")
+            found = await outcomes(engine)
+            (lost,) = (i for i, each in enumerate(found) if not isinstance(each, Result))
+            assert images(found) == undisturbed[:lost] + undisturbed[lost + 1 :]
+            error = found[lost]
+            assert isinstance(error, EngineError)
+            assert (error.code, watch.deaths) == ("nonfinite", [])
+
+    asyncio.run(run())
+
+
+def test_whoever_has_left_is_in_no_pass_after_the_one_under_way(tiny: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(replace(options(tiny, tmp_path), hang=600.0)) as (engine, watch):
+            ticks: list[Tick] = []
+            watch.keep = ticks.append
+            (tmp_path / "fault").write_text("gate")
+            work = asyncio.ensure_future(result(engine, generate(n=4, base=FOREVER)))
+            await until(lambda: not (tmp_path / "fault").exists())
+            work.cancel()
+            await until(lambda: engine.status.in_flight == 0)
+            after = asyncio.ensure_future(result(engine, generate()))
+            await until(lambda: engine.status.in_flight == 1)
+            (tmp_path / "open").touch()
+            await after
+            assert [tick.samples for tick in ticks] == [4, *[1] * 6]
 
     asyncio.run(run())
 
