@@ -14,7 +14,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 import msgspec
-from obstore.exceptions import BaseError as ObstoreError
 from redis.exceptions import RedisError
 
 from unified_latents.service.engine.messages import (
@@ -213,7 +212,7 @@ class Attempt:
             await self._news.wait()
             self._news.clear()
             progress = self._progress
-            with contextlib.suppress(RedisError, OSError, ObstoreError):
+            with contextlib.suppress(RedisError, OSError):
                 await self._save()
                 self._learn(await events.progress(identity, progress, self._token))
             await asyncio.sleep(_PAUSE)

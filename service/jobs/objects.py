@@ -7,13 +7,21 @@ Calls run in threads: obstore's own coroutines abort the interpreter now and the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import obstore
-from obstore.exceptions import NotFoundError
+from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
+
+_PATIENCE = timedelta(seconds=60)
+"""In which a bucket is asked again and again."""
+
+T = TypeVar("T")
 
 
 class MissingObjectError(Exception):
@@ -24,11 +32,17 @@ class CorruptObjectError(Exception):
     """An object does not have the digest that names it."""
 
 
+class ObjectsDownError(OSError):
+    """The bucket does not answer, or says no."""
+
+
 def open_store(url: str, folder: Path) -> Objects:
     """The store that `url` names (`s3://bucket/prefix`, `file:///…`); none: `folder`."""
-    if url:
+    if not url:
+        return Objects(LocalStore(prefix=str(folder), mkdir=True))
+    if url.startswith("file:"):
         return Objects(from_url(url))
-    return Objects(LocalStore(prefix=str(folder), mkdir=True))
+    return Objects(from_url(url, retry_config={"retry_timeout": _PATIENCE}))
 
 
 class Objects:
@@ -52,35 +66,28 @@ class Objects:
 
     async def write(self, name: str, data: bytes) -> None:
         """Put an object in the place of what had its name; readers see one or the other."""
-        await asyncio.to_thread(obstore.put, self._store, name, data)
+        await _call(name, lambda: obstore.put(self._store, name, data))
 
     async def read(self, name: str) -> bytes:
         """A whole object."""
-        try:
-            return await asyncio.to_thread(lambda: bytes(obstore.get(self._store, name).bytes()))
-        except (NotFoundError, FileNotFoundError) as error:
-            raise MissingObjectError(name) from error
+        return await _call(name, lambda: bytes(obstore.get(self._store, name).bytes()))
 
     async def read_range(self, name: str, start: int, end: int) -> bytes:
         """The bytes `start` … `end − 1` of an object."""
-        try:
-            found = await asyncio.to_thread(
-                obstore.get_range, self._store, name, start=start, end=end
-            )
-        except (NotFoundError, FileNotFoundError) as error:
-            raise MissingObjectError(name) from error
+        found = await _call(
+            name, lambda: obstore.get_range(self._store, name, start=start, end=end)
+        )
         return bytes(found)
 
     async def delete(self, name: str) -> None:
         """Forget an object; it need not be there."""
-        try:
-            await asyncio.to_thread(obstore.delete, self._store, name)
-        except (NotFoundError, FileNotFoundError):
-            return
+        with contextlib.suppress(MissingObjectError):
+            await _call(name, lambda: obstore.delete(self._store, name))
 
     async def sweep(self, older: float) -> int:
         """Delete what was written more than `older` seconds ago; how many that were."""
-        return await asyncio.to_thread(self._sweep, datetime.now(UTC) - timedelta(seconds=older))
+        limit = datetime.now(UTC) - timedelta(seconds=older)
+        return await _call("", lambda: self._sweep(limit))
 
     def _sweep(self, limit: datetime) -> int:
         count = 0
@@ -90,3 +97,13 @@ class Objects:
                 obstore.delete(self._store, old)
                 count += len(old)
         return count
+
+
+async def _call(name: str, function: Callable[[], T]) -> T:
+    try:
+        return await asyncio.to_thread(function)
+    except (NotFoundError, FileNotFoundError) as error:
+        raise MissingObjectError(name) from error
+    except BaseError as error:
+        said = f"the object store does not answer ({type(error).__name__})"
+        raise ObjectsDownError(f"objects_unavailable: {said}") from error

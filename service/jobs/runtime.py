@@ -31,6 +31,8 @@ _PULSE = 1.0
 _SWEEP = 600.0
 _MARGIN = 3600.0
 """Seconds that an object outlives the answer it belongs to."""
+_STORING = 30.0
+"""Seconds that a client waits for its input to be stored."""
 _INLINE = 1024
 """Bytes of a call that travel inside the queue."""
 
@@ -138,12 +140,17 @@ class Jobs:
             digest=digest,
             model=call.message.model,
             call=call if small else None,
-            input=None if small else await self.objects.put("inputs", packed),
+            input=None if small else await self.keep(packed),
             owner=owner,
             deadline=options.deadline,
             webhook=options.webhook,
         )
         return await self.queue.submit(identity, spec, options.priority, listed=options.listed)
+
+    async def keep(self, data: bytes) -> str:
+        """Keep an input under its digest, which is returned; `StoreDownError`."""
+        async with connection.answering(_STORING):
+            return await self.objects.put("inputs", data)
 
     async def _pulse(self) -> None:
         while True:

@@ -17,7 +17,6 @@ from typing import Any, Literal
 import bullmq
 import msgspec
 from bullmq.custom_errors import DelayedError, UnrecoverableError
-from obstore.exceptions import BaseError as ObstoreError
 from redis.exceptions import RedisError
 
 from unified_latents.service.jobs import connection
@@ -228,7 +227,7 @@ class Worker:
 
     async def _abandon(self, stop: Stop, taken: bullmq.Job, token: str) -> dict[str, Any]:
         if stop in ("cancelled", "deadline"):
-            with contextlib.suppress(OSError, ObstoreError):
+            with contextlib.suppress(OSError):
                 await self._bench.objects.delete(state_of(taken.id))
             raise _final(refusal(cancelled=stop == "cancelled"))
         if stop == "drain":

@@ -54,7 +54,7 @@ async def submit(request: Request, response: Response) -> BatchView:
     identity = identity_of(request.headers.get("idempotency-key"), owner, "batch_")
     queue = jobs.batches.queue
     try:
-        await jobs.objects.put("inputs", body)
+        await jobs.keep(body)
         spec = Spec("batch", digest, "", input=digest, owner=owner, rows=rows)
         made = await queue.submit(identity, spec, PRIORITIES[1])
     except StoreDownError as error:

@@ -9,12 +9,15 @@ from starlette.responses import StreamingResponse
 
 from unified_latents.service.http.deferral.ranges import parse_range
 from unified_latents.service.http.deferral.views import moment
-from unified_latents.service.http.problems import Problem
+from unified_latents.service.http.problems import Problem, unavailable
+from unified_latents.service.jobs.connection import StoreDownError, answering
 from unified_latents.service.jobs.job import FINISHED, Job, Outcome
 from unified_latents.service.jobs.objects import MissingObjectError, Objects
 from unified_latents.service.jobs.queue import JobQueue
 
 _CHUNK = 2**20
+_READING = 10.0
+"""Seconds that a client waits for the first part of an answer."""
 _POLL_MS = 500
 """After which a client that polls should look again."""
 
@@ -31,9 +34,12 @@ async def answered(request: Request, queue: JobQueue, objects: Objects, job: Job
     start, end = span or (0, outcome.size)
     name = f"answers/{outcome.sha256}"
     try:
-        first = await objects.read_range(name, start, min(end, start + _CHUNK))
+        async with answering(_READING):
+            first = await objects.read_range(name, start, min(end, start + _CHUNK))
     except MissingObjectError as error:
         raise _gone(job.finished or job.created) from error
+    except StoreDownError as error:
+        raise unavailable("jobs_unavailable", str(error)) from error
     headers["Content-Length"] = str(end - start)
     if span:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{outcome.size}"
