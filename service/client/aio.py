@@ -10,7 +10,7 @@ import httpx
 from httpx_sse import aconnect_sse
 
 from unified_latents.service.client import batches, calls
-from unified_latents.service.client.blocking import TIMEOUT, answer_of, identity_of
+from unified_latents.service.client.blocking import TIMEOUT, answer_of, identity_of, put_off
 from unified_latents.service.client.calls import Answer, Ask, Dialogue, Operation, Pause, T
 from unified_latents.service.client.results import Batch, Event, Job, Latent, Picture, Row
 from unified_latents.service.client.retry import Retries
@@ -122,18 +122,17 @@ class AsyncClient:
                 async with aconnect_sse(
                     self._http, "GET", followed.path, headers=followed.headers
                 ) as source:
-                    if source.response.status_code == 204:
-                        return
-                    if source.response.status_code != 200:
+                    if source.response.status_code == 200:
+                        async for event in source.aiter_sse():
+                            yield followed.seen(lasting(event))
+                        pause = 0.0 if followed.ended else followed.broken("the stream ended")
+                    else:
                         await source.response.aread()
-                        raise calls.problem(answer_of(source.response))
-                    async for event in source.aiter_sse():
-                        yield followed.seen(lasting(event))
-                fault = "the stream ended"
+                        pause = put_off(followed, answer_of(source.response))
             except httpx.TransportError as error:
-                fault = str(error) or type(error).__name__
+                pause = followed.broken(str(error) or type(error).__name__)
             if not followed.ended:
-                await asyncio.sleep(followed.broken(fault))
+                await asyncio.sleep(pause)
 
     async def _hold(self, dialogue: Dialogue[T]) -> T:
         reply: Answer | None = None

@@ -123,18 +123,17 @@ class Client:
                 with connect_sse(
                     self._http, "GET", followed.path, headers=followed.headers
                 ) as source:
-                    if source.response.status_code == 204:
-                        return
-                    if source.response.status_code != 200:
+                    if source.response.status_code == 200:
+                        for event in source.iter_sse():
+                            yield followed.seen(lasting(event))
+                        pause = 0.0 if followed.ended else followed.broken("the stream ended")
+                    else:
                         source.response.read()
-                        raise calls.problem(answer_of(source.response))
-                    for event in source.iter_sse():
-                        yield followed.seen(lasting(event))
-                fault = "the stream ended"
+                        pause = put_off(followed, answer_of(source.response))
             except httpx.TransportError as error:
-                fault = str(error) or type(error).__name__
+                pause = followed.broken(str(error) or type(error).__name__)
             if not followed.ended:
-                time.sleep(followed.broken(fault))
+                time.sleep(pause)
 
     def _hold(self, dialogue: Dialogue[T]) -> T:
         reply: Answer | None = None
@@ -167,6 +166,17 @@ def answer_of(response: httpx.Response) -> Answer:
     """What httpx got, as a dialogue takes it."""
     headers = {name.lower(): value for name, value in response.headers.items()}
     return Answer(response.status_code, headers, response.content)
+
+
+def put_off(followed: Followed, answer: Answer) -> float:
+    """Seconds until a stream that was not opened may be; an error where it will never be."""
+    followed.ended = answer.status == 204
+    if followed.ended:
+        return 0.0
+    wait = followed.refused(answer.status, answer.headers)
+    if wait is None:
+        raise calls.problem(answer)
+    return wait
 
 
 def identity_of(known: Job | Batch | str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from httpx_sse import ServerSentEvent
 
@@ -39,6 +40,11 @@ class Followed:
         self._last = event.id or self._last
         self.ended = event.kind in _LAST
         return event
+
+    def refused(self, status: int | None, headers: Mapping[str, str]) -> float | None:
+        """Seconds to wait before the next connection; None: that was the answer."""
+        self._breaks += 1
+        return self._retries.wait(self._breaks, status, headers)
 
     def broken(self, fault: str) -> float:
         """Seconds to wait before the next connection; an error after too many in a row."""

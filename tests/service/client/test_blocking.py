@@ -66,6 +66,25 @@ def test_events_go_on_after_a_broken_connection() -> None:
     assert asked == [None, "1-0", "2-0"]
 
 
+def test_events_are_asked_for_again_where_the_service_says_so() -> None:
+    asked: list[str | None] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers.get("last-event-id"))
+        if len(asked) == 2:
+            body = {"code": "jobs_unavailable", "detail": "the job store does not answer"}
+            return httpx.Response(503, headers={"retry-after-ms": "1"}, json=body)
+        if len(asked) == 3:
+            return httpx.Response(204)
+        text = "id: 1-0\nevent: running\ndata: {}\n\n"
+        return httpx.Response(200, headers={"content-type": "text/event-stream"}, text=text)
+
+    retries = Retries(attempts=4, first=0.01)
+    with Client(retries=retries, transport=httpx.MockTransport(serve)) as client:
+        assert [event.kind for event in client.events("job_1")] == ["running"]
+    assert asked == [None, "1-0", "1-0"]
+
+
 def test_events_of_no_job_are_a_problem() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         return httpx.Response(404, json={"code": "unknown_job", "detail": "there is no such job"})

@@ -7,7 +7,9 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,28 @@ async def _end(desk: Desk, identity: str) -> Job:
             return await desk.end(identity)
         except StoreDownError:
             await asyncio.sleep(0.1)
+
+
+def test_a_store_that_hangs_is_said_so_in_time(
+    run: Callable[..., None], shaky: Shaky, tmp_path: Path
+) -> None:
+    async def body() -> None:
+        here = Desk(shaky.url, tmp_path, job_slots=0)
+        async with here.open() as jobs:
+            job = await here.submit("there")
+            shaky.freeze()
+            for ask in (
+                partial(here.submit, "lost"),
+                partial(jobs.queue.cancel, job.id, ""),
+            ):
+                began = time.monotonic()
+                with pytest.raises(StoreDownError):
+                    await ask()
+                assert time.monotonic() - began < 3.5
+            shaky.thaw()
+            assert (await jobs.queue.get(job.id, "")).state == "queued"
+
+    run(body)
 
 
 def test_who_lost_the_lease_cannot_end_the_job(
