@@ -125,7 +125,7 @@ class AsyncClient:
                     if source.response.status_code == 200:
                         async for event in source.aiter_sse():
                             yield followed.seen(lasting(event))
-                        pause = 0.0 if followed.ended else followed.broken("the stream ended")
+                        pause = followed.broken("the stream ended")
                     else:
                         await source.response.aread()
                         pause = put_off(followed, answer_of(source.response))

@@ -126,7 +126,7 @@ class Client:
                     if source.response.status_code == 200:
                         for event in source.iter_sse():
                             yield followed.seen(lasting(event))
-                        pause = 0.0 if followed.ended else followed.broken("the stream ended")
+                        pause = followed.broken("the stream ended")
                     else:
                         source.response.read()
                         pause = put_off(followed, answer_of(source.response))

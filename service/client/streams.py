@@ -48,6 +48,8 @@ class Followed:
 
     def broken(self, fault: str) -> float:
         """Seconds to wait before the next connection; an error after too many in a row."""
+        if self.ended:
+            return 0.0
         self._breaks += 1
         wait = self._retries.wait(self._breaks, None, {})
         if wait is None:
