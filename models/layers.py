@@ -66,8 +66,8 @@ def unpatchify(x: Float[Tensor, "n cp *g"], patch: Space) -> Float[Tensor, "n c 
 
 
 def to_tokens(x: Float[Tensor, "n c *g"]) -> Float[Tensor, "n l c"]:
-    """A grid as a row-major sequence."""
-    return rearrange(x, "n c ... -> n (...) c")
+    """A grid as a row-major sequence, laid out as one: a product with a view would be n products."""
+    return rearrange(x, "n c ... -> n (...) c").contiguous()
 
 
 def to_grid(x: Float[Tensor, "n l c"], grid: Space) -> Float[Tensor, "n c *g"]:
