@@ -66,7 +66,7 @@ def unpatchify(x: Float[Tensor, "n cp *g"], patch: Space) -> Float[Tensor, "n c 
 
 
 def to_tokens(x: Float[Tensor, "n c *g"]) -> Float[Tensor, "n l c"]:
-    """A grid as a row-major sequence, laid out as one: a product with a view would be n products."""
+    """A grid as a row-major sequence, laid out as one: products with a view go sample by sample."""
     return rearrange(x, "n c ... -> n (...) c").contiguous()
 
 
