@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.14 python3.13 python3.12 p
 UL_DATA ?= .data
 UL_RUNS ?= .runs
 
-.PHONY: help venv serve test lint format proto fault-long bench-train bench-sample bench-serve bench-overload bench-jobs bench-clips kernels-report train-demo train-video lock clean
+.PHONY: help venv serve test lint format proto fault-long fuzz bench-train bench-sample bench-serve bench-overload bench-jobs bench-clips kernels-report train-demo train-video lock clean
 
 help:
 	@echo 'make serve         the service on http://127.0.0.1:$${PORT:-8000}'
@@ -22,6 +22,7 @@ help:
 	@echo 'make lint          ruff, mypy --strict, import contracts'
 	@echo 'make format        rewrite the tree the way lint wants it'
 	@echo 'make fault-long    every fault of workers, their engines and the store, on real processes'
+	@echo 'make fuzz          two hundred requests to every operation, drawn from the OpenAPI document'
 	@echo 'make proto         what service/rpc/proto/ul.proto generates'
 	@echo 'make train-demo    train the Fashion-MNIST demo model from nothing, into $(UL_RUNS)'
 	@echo 'make train-video   train the demo of clips, moving sprites, likewise'
@@ -70,6 +71,9 @@ format: $(READY)
 
 fault-long: $(READY)
 	FAULT_LONG=1 $(BIN)/pytest tests/service/test_server_worker.py
+
+fuzz: $(READY)
+	FUZZ=200 $(BIN)/pytest tests/service/http/test_openapi_schemathesis.py
 
 bench-train: $(READY)
 	$(BIN)/ul-train bench

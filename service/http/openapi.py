@@ -120,7 +120,7 @@ def _describe_bodies(paths: dict[str, Any]) -> None:
     _describe(
         paths["/generate"]["post"],
         {JSON: _json(GenerateRequest)},
-        {JSON: _json(ImagesResponse), **pictures, LATENT: _BYTES, EVENTS: _text()},
+        {JSON: _json(ImagesResponse), **pictures, LATENT: _BYTES, EVENTS: _event()},
     )
     _describe(
         paths["/encode"]["post"], encode_inputs, {JSON: _json(EncodeResponse), LATENT: _BYTES}
@@ -128,13 +128,13 @@ def _describe_bodies(paths: dict[str, Any]) -> None:
     _describe(
         paths["/decode"]["post"],
         {LATENT: _BYTES, BINARY: _BYTES},
-        {"image/png": _BYTES, JSON: _json(ImagesResponse), **pictures, EVENTS: _text()},
+        {"image/png": _BYTES, JSON: _json(ImagesResponse), **pictures, EVENTS: _event()},
     )
 
     _describe(
         paths["/v1/images/generations"]["post"],
         {JSON: _json(ImageRequest)},
-        {JSON: _json(ImageList), EVENTS: _text()},
+        {JSON: _json(ImageList), EVENTS: _event()},
     )
     reload = paths["/admin/models/{name}/reload"]["post"]
     reload["requestBody"] = {"required": True, "content": {JSON: _json(ReloadRequest)}}
@@ -151,7 +151,7 @@ def _describe_jobs(paths: dict[str, Any]) -> None:
     submitted["responses"] |= {"200": job, "202": job}
     paths["/jobs/{identity}"]["delete"]["responses"]["202"] = job
     events = paths["/jobs/{identity}/events"]["get"]["responses"]
-    events["200"]["content"] = {"text/event-stream": _text()}
+    events["200"]["content"] = {EVENTS: _event()}
     events["204"] = {"description": "Nothing after the last event"}
     kinds = [JSON, LATENT, *(MEDIA_TYPES[name] for name in ("png", "webp", "jpeg"))]
     _describe_parts(paths["/jobs/{identity}/result"], kinds)
@@ -169,6 +169,8 @@ def _describe_batches(paths: dict[str, Any]) -> None:
 def _describe_parts(path: dict[str, Any], kinds: list[str]) -> None:
     """An answer that is kept: all of it, a part, or that it is the same still."""
     answers, content = path["get"]["responses"], dict.fromkeys(kinds, _BYTES)
+    if JSON in content:
+        content[JSON] = {}
     answers["200"]["content"] = content
     answers["206"] = {"description": "A part of it", "content": content}
     answers["304"] = {"description": "Known already"}
@@ -189,6 +191,13 @@ def _problem() -> dict[str, Any]:
 
 def _openai_error() -> dict[str, Any]:
     return {"description": "Error", "content": {JSON: _json(ErrorBody)}}
+
+
+def _event() -> dict[str, Any]:
+    """Each event of a stream."""
+    text = {"type": "string"}
+    fields = {"event": text, "data": text, "id": text}
+    return {"schema": {"type": "object", "required": ["event", "data"], "properties": fields}}
 
 
 def _text() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from unified_latents.service.http.batches.drive import JSONL
 from unified_latents.service.http.batches.views import (
     MAX_ROWS,
     BatchList,
+    BatchPage,
     BatchView,
     batch_view,
 )
@@ -68,15 +69,11 @@ async def submit(request: Request, response: Response) -> BatchView:
 
 
 @router.get("/batches", summary="Your batches", openapi_extra=_NEEDS)
-async def page(
-    request: Request,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    after: Annotated[str | None, Query(pattern=r"^\d{14}-batch_[0-9a-f]{32}$")] = None,
-) -> BatchList:
+async def page(request: Request, asked: Annotated[BatchPage, Query()]) -> BatchList:
     """The newest first, a page at a time."""
     queue = jobs_of(request).batches.queue
     try:
-        found = await queue.page(owner_of(request), limit, after)
+        found = await queue.page(owner_of(request), asked.limit, asked.after)
     except StoreDownError as error:
         raise down(error) from error
     shown = [batch_view(job, queue.answers) for job in found.jobs]

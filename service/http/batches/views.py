@@ -13,6 +13,7 @@ from unified_latents.service.http.deferral.views import (
     EncodeJob,
     GenerateJob,
     JobAnswer,
+    JobPage,
     JobReason,
     answer_view,
     moment,
@@ -43,6 +44,12 @@ class Row(Body):
         """The job that it asks for; pydantic's `ValidationError` where it is none."""
         asked = {"kind": self.kind, "request": self.request, "accept": self.accept}
         return _SCHEMAS[self.kind].model_validate(asked)
+
+
+class BatchPage(JobPage):
+    """Which of your batches to show."""
+
+    after: str | None = Field(None, pattern=r"^\d{14}-batch_[0-9a-f]{32}$")
 
 
 class Counts(BaseModel):

@@ -138,6 +138,15 @@ class JobView(BaseModel):
     links: dict[str, str]
 
 
+class JobPage(BaseModel):
+    """Which of your jobs to show."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(50, ge=1, le=200)
+    after: str | None = Field(None, pattern=r"^\d{14}-job_[0-9a-f]{32}$")
+
+
 class JobList(BaseModel):
     """Jobs, the newest first; `next` is the cursor of the page after, null on the last."""
 

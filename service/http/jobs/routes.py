@@ -18,6 +18,7 @@ from unified_latents.service.http.deferral.views import (
     EncodeJob,
     GenerateJob,
     JobList,
+    JobPage,
     JobRequest,
     JobView,
     view,
@@ -60,15 +61,11 @@ async def submit(request: Request) -> Response:
 
 
 @router.get("/jobs", summary="Your jobs", openapi_extra=_NEEDS)
-async def page(
-    request: Request,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    after: Annotated[str | None, Query(pattern=r"^\d{14}-job_[0-9a-f]{32}$")] = None,
-) -> JobList:
+async def page(request: Request, asked: Annotated[JobPage, Query()]) -> JobList:
     """The newest first, a page at a time."""
     jobs = jobs_of(request)
     try:
-        found = await jobs.queue.page(owner_of(request), limit, after)
+        found = await jobs.queue.page(owner_of(request), asked.limit, asked.after)
     except StoreDownError as error:
         raise down(error) from error
     answers = jobs.queue.answers
