@@ -6,20 +6,21 @@ which nothing shortens (Graham, "Bounds on multiprocessing timing anomalies", 19
 
     end_i ≤ Σ_{j ≤ i} work_j / m + (1 − 1/m) chain_i
 
-For what noise, pauses and messages under way add to that, a margin stands. It is learned: what the
-last hundred requests took, in parts of their bounds, did not exceed it.
+For what noise, pauses, messages under way, and passes that those who come later make wider add to
+that, a margin stands. It is learned from what requests took, in parts of their bounds.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from unified_latents.service.engine.forecast import CostTable, Key, legs, samples
 from unified_latents.service.engine.messages import Request
 
-_WINDOW = 100
+_FADING = 200
+"""Requests after which the part of the margin that none of them needed is down to 37 %."""
 _FIRST = 2.0
 """The margin before anything is known."""
 _LEAST, _MOST = 0.8, 3.0
@@ -134,16 +135,24 @@ def end(own: Way, due: Due, held: Iterable[Held], pace: Pace, now: float, margin
 
 
 class Margin:
-    """How many times the bound the cautious expect: the largest of the last ratios, in limits."""
+    """How many times the bound the cautious expect: up at once, and down slowly.
+
+    Requests in flight together share their passes, and so their luck: what a hundred of them took
+    is hardly more than one observation, and is heard of only when a hundred more were let in.
+    """
 
     def __init__(self) -> None:
-        self._ratios = deque([_FIRST], maxlen=_WINDOW)
+        self._level = _FIRST
 
     @property
     def value(self) -> float:
-        return min(max(max(self._ratios), _LEAST), _MOST)
+        return min(max(self._level, _LEAST), _MOST)
 
-    def learn(self, bound: float, took: float, *, late: bool) -> None:
-        """A request took so many seconds where `bound` was computed at its arrival."""
-        if bound > 0:
-            self._ratios.append(took / bound * (_CENSORED if late else 1.0))
+    def learn(self, bound: float, took: float, allowed: float) -> None:
+        """A request took so many of the seconds allowed; `bound` was computed at its arrival.
+
+        One whose bound is so small a part of what was allowed that any margin would have let it in
+        tells only how close it came to being late.
+        """
+        needed = took / max(bound, allowed / _MOST) * (_CENSORED if took >= allowed else 1.0)
+        self._level = max(needed, self._level + (needed - self._level) / _FADING)

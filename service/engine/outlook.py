@@ -62,9 +62,8 @@ class Outlook:
         entry = self._entries.pop(number, None)
         if entry is None or entry.bound is None or took_until is None:
             return
-        took = took_until - entry.arrived
-        late = entry.request.timeout is not None and took >= entry.request.timeout
-        self._margin.learn(entry.bound, took, late=late)
+        allowed = entry.due.at - entry.arrived
+        self._margin.learn(entry.bound, took_until - entry.arrived, allowed)
 
     def eta(self, request: Request, now: float) -> float | None:
         """Seconds after which a request that comes now is done, with the margin of the cautious.

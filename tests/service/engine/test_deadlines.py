@@ -101,15 +101,30 @@ def test_the_bound_holds_where_passes_cost_what_was_measured(
         assert ends[i] <= end(ways[i], dues[i], others, pace, 0.0, 1.0) + 1e-6
 
 
-def test_the_margin_is_what_the_last_hundred_did_not_exceed() -> None:
+def test_the_margin_goes_up_at_once_and_down_slowly() -> None:
     margin = Margin()
     first = margin.value
-    margin.learn(1.0, 2.5, late=False)
+    margin.learn(4.0, 10.0, 12.0)
     assert margin.value == 2.5 > first
-    for _ in range(100):
-        margin.learn(2.0, 2.4, late=False)
-    assert margin.value == 1.2
-    margin.learn(1.0, 1.2, late=True)
+    for _ in range(200):
+        margin.learn(8.0, 9.6, 12.0)
+    assert 1.2 + 0.3 * 1.3 < margin.value < 1.2 + 0.4 * 1.3
+    for _ in range(2000):
+        margin.learn(8.0, 9.6, 12.0)
+    assert margin.value == pytest.approx(1.2, abs=1e-3)
+    margin.learn(10.0, 12.0, 12.0)
     assert margin.value > 1.3
-    margin.learn(1.0, 50.0, late=True)
+    margin.learn(10.0, 50.0, 12.0)
     assert margin.value == 3.0
+
+
+def test_whoever_had_time_to_spare_says_little_of_those_who_have_not() -> None:
+    """Three times its bound, which was a tenth of its time: nobody could have been more careful."""
+    margin = Margin()
+    first = margin.value
+    margin.learn(1.0, 3.0, 10.0)
+    assert margin.value < first
+    margin.learn(0.0, 0.0, 10.0)
+    assert margin.value < first
+    margin.learn(1.0, 9.0, 10.0)
+    assert margin.value == pytest.approx(2.7)

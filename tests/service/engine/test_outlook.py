@@ -8,7 +8,7 @@ from unified_latents.service.engine.outlook import Outlook
 from unified_latents.service.engine.telemetry import Costs
 
 LINEAR = Costs((cost("base", 1, 1.0), cost("base", 32, 32.0)), bias=2.0)
-TIMED = msgspec.structs.replace(ONE_STAGE, timeout=100.0)
+TIMED = msgspec.structs.replace(ONE_STAGE, timeout=30.0)
 
 
 def outlook() -> Outlook:

@@ -37,6 +37,7 @@ def test_silence_shows_soon_and_ends_as_a_hang() -> None:
     assert not dog.silent
     assert rounds(dog, 1, answer=None) == 1
     assert dog.silent
+    assert 3 * PERIOD < 2  # seconds within which health must tell the truth
     assert rounds(dog, 1000, answer=None) == HANG / PERIOD + 1 - 3
     dog.heard()
     assert not dog.silent

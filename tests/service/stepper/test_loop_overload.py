@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ import msgspec
 import pytest
 
 from tests.service.engine.test_client import generate
-from unified_latents.service.engine.forecast import row_steps
 from unified_latents.service.engine.messages import (
     Checkpoint,
     Error,
@@ -43,10 +43,13 @@ from unified_latents.service.stepper.work import Sample
 
 CAPACITY = 32
 SECONDS = 30
+SEEDS = (1, 2, 3)
 LAG = 0.02
 """Seconds that a message is under way."""
-BESIDES = 0.004
+BESIDES = 0.012
 """Seconds between two passes that nobody measures."""
+PAUSE, PAUSES = 0.5, 0.015
+"""Seconds for which the machine stands still, and after which part of the passes."""
 CALLER = Caller("any", frozenset(SCOPES))
 Cost = Callable[[int], float]
 
@@ -59,10 +62,15 @@ def model(tiny: Path) -> Model:
 class Outcome(NamedTuple):
     """What a client saw."""
 
+    number: int
     code: str
     late: float
     """Seconds after its deadline."""
-    row_steps: int
+
+    @property
+    def kept(self) -> bool:
+        """Whether it had its answer in time."""
+        return self.code == "ok" and self.late <= 0
 
 
 @dataclass
@@ -77,6 +85,8 @@ class World:
     def __post_init__(self) -> None:
         self.tickets = Tickets(CAPACITY, clock=lambda: self.now)
         self.outcomes: list[Outcome] = []
+        self.evaluated: Counter[int] = Counter()
+        """Rows of each request."""
         self.work: list[tuple[float, Request]] = []
         self.mail: list[tuple[float, Message]] = []
         self.drained_at = 0.0
@@ -101,7 +111,7 @@ class World:
         try:
             door.enter_context(self.admission.enter(CALLER, request))
         except Problem as problem:
-            self.outcomes.append(Outcome(problem.code, 0.0, 0))
+            self.outcomes.append(Outcome(0, problem.code, 0.0))
             return
         ticket = self.tickets.open(request)
         self.doors[ticket.request.id] = door
@@ -124,7 +134,7 @@ class World:
             request, came = self.asked.pop(event.id)
             code = event.code if isinstance(event, Error) else "ok"
             late = self.now - came - (request.timeout or math.inf)
-            self.outcomes.append(Outcome(code, late, row_steps(request)))
+            self.outcomes.append(Outcome(event.id, code, late))
             self.doors.pop(event.id).close()
         self.tickets.deliver(event)
 
@@ -143,11 +153,12 @@ class World:
         """A pass that only takes its time."""
         rows = sum(sample.rows for sample in samples)
         noise = self.chance.lognormvariate(0.0, 0.2)
-        pause = 0.5 if self.chance.random() < 0.005 else 0.0
+        pause = PAUSE if self.chance.random() < PAUSES else 0.0
         self.now += self.costs[samples[0].stage](rows) * noise + pause
         outcomes = []
         for sample in samples:
             assert sample.walk is not None
+            self.evaluated[sample.job.request.id] += sample.rows
             sample.walk.step += 1
             ended = sample.walk.ended
             outcomes.append(passes.Outcome(sample, True, sample.walk.state.x_t if ended else None))
@@ -155,7 +166,7 @@ class World:
 
 
 def play(world: World, requests: Sequence[Request], rate: float) -> None:
-    """Poisson arrivals at `rate` a second, then the rest."""
+    """Poisson arrivals at `rate` a second."""
     at = world.now
     for request in requests:
         at += world.chance.expovariate(rate)
@@ -164,6 +175,10 @@ def play(world: World, requests: Sequence[Request], rate: float) -> None:
                 world.now = min(at, min((t for t, _ in world.work), default=at))
                 world.hear()
         world.ask(request)
+
+
+def finish(world: World) -> None:
+    """The rest of what was admitted."""
     while world.work or world.loop.busy:
         if not world.step():
             world.now = max(world.now, world.work[0][0])
@@ -172,20 +187,44 @@ def play(world: World, requests: Sequence[Request], rate: float) -> None:
 
 
 LINEAR: dict[str, Cost] = {
-    "base": lambda n: 0.004 + 0.0025 * n,
-    "decode": lambda n: 0.004 + 0.004 * n,
+    "base": lambda n: 0.012 + 0.0075 * n,
+    "decode": lambda n: 0.012 + 0.012 * n,
 }
-FLAT: dict[str, Cost] = {"base": lambda n: 0.02 + 0.0005 * n, "decode": lambda n: 0.03 + 0.0005 * n}
-STEPS = Trajectory(20, "ddim")
+FLAT: dict[str, Cost] = {"base": lambda n: 0.06 + 0.0015 * n, "decode": lambda n: 0.09 + 0.0015 * n}
+STEPS = Trajectory(7, "ddim")
 ALIKE = generate(base=STEPS, decode=STEPS)
 
 
 def mixed(chance: random.Random) -> Request:
     """Step counts, samples, guidance and deadlines differ."""
-    base, decode = (Trajectory(chance.choice([10, 20, 50]), "ddim") for _ in range(2))
+    base, decode = (Trajectory(chance.choice([3, 7, 17]), "ddim") for _ in range(2))
     return generate(
         base=base, decode=decode, n=chance.randint(1, 3), guidance=chance.choice([1.0, 2.0])
     )
+
+
+def exceed(world: World, kind: str) -> float:
+    """Three times the capacity for a while: the part of it that went into answers in time.
+
+    The capacity is what a crowd without deadlines, there all at once, has of the engine.
+    """
+    chance = world.chance
+
+    def crowd(count: int, timeouts: Sequence[float | None]) -> list[Request]:
+        made = [ALIKE if kind == "alike" else mixed(chance) for _ in range(count)]
+        return [msgspec.structs.replace(each, timeout=chance.choice(timeouts)) for each in made]
+
+    play(world, crowd(100, [None]), 1000.0)
+    finish(world)
+    rate, capacity = 300 / world.now, world.evaluated.total() / world.now
+    world.outcomes.clear()
+    world.evaluated.clear()
+    began, timeouts = world.now, [10.0] if kind == "alike" else [5.0, 10.0, 20.0]
+    play(world, crowd(int(SECONDS * rate), timeouts), rate)
+    seconds, evaluated = world.now - began, world.evaluated.copy()
+    finish(world)
+    useful = sum(evaluated[each.number] for each in world.outcomes if each.kept)
+    return useful / (capacity * seconds)
 
 
 @pytest.mark.parametrize("kind", ["alike", "mixed"])
@@ -193,24 +232,17 @@ def mixed(chance: random.Random) -> Request:
 def test_what_is_admitted_keeps_its_deadline_and_little_is_left_undone(
     costs: dict[str, Cost], kind: str, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chance = random.Random(1)
-    world = World(model, costs, chance)
-    for stage in ("base", "decode"):
-        monkeypatch.setitem(passes.PASSES, stage, world.passed)
-
-    def crowd(count: int, timeouts: Sequence[float | None]) -> list[Request]:
-        made = [ALIKE if kind == "alike" else mixed(chance) for _ in range(count)]
-        return [msgspec.structs.replace(each, timeout=chance.choice(timeouts)) for each in made]
-
-    play(world, crowd(100, [None]), 1000.0)
-    rate, capacity = 300 / world.now, sum(each.row_steps for each in world.outcomes) / world.now
-    world.outcomes.clear()
-    began, timeouts = world.now, [10.0] if kind == "alike" else [5.0, 10.0, 20.0]
-    play(world, crowd(int(SECONDS * rate), timeouts), rate)
-    admitted = [each for each in world.outcomes if each.code != "deadline_unmet"]
-    kept = [each for each in admitted if each.code == "ok" and each.late <= 0]
-    assert len(kept) >= 0.99 * len(admitted)
-    done = sum(each.row_steps for each in kept)
-    assert done >= 0.85 * capacity * (world.now - began)
-    assert not world.doors
-    assert world.loop.empty
+    """One in a hundred may be late, over all seeds; each of them keeps the engine at work."""
+    outcomes: list[Outcome] = []
+    parts = []
+    for seed in SEEDS:
+        world = World(model, costs, random.Random(seed))
+        for stage in ("base", "decode"):
+            monkeypatch.setitem(passes.PASSES, stage, world.passed)
+        parts.append(exceed(world, kind))
+        outcomes += world.outcomes
+        assert not world.doors
+        assert world.loop.empty
+    admitted = [each for each in outcomes if each.code != "deadline_unmet"]
+    assert sum(each.kept for each in admitted) >= 0.99 * len(admitted)
+    assert min(parts) >= 0.85
