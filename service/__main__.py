@@ -123,13 +123,20 @@ def bench(
         str | None,
         typer.Option(help="Only compare this checkout's sampling with a commit's, in turns."),
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compiled", help="Only compare compiled passes with eager ones."),
+    ] = False,
 ) -> None:
     """Time the base model against a DiT, the service against the bare loop, strict against fast."""
     name, folder = parse_model(model) if model else next(iter(Settings().served.items()))
     if against is None:
-        from unified_latents.service.bench.report import run
+        from unified_latents.service.bench import report
 
-        typer.echo(run(name, folder, rounds or 5, steps or 50))
+        if compiled:
+            report.compiled(folder, rounds or 5)
+        else:
+            typer.echo(report.run(name, folder, rounds or 5, steps or 50))
         return
     from unified_latents.service.bench import against as pair
 
