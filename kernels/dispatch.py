@@ -66,10 +66,13 @@ def forced(*, fused: bool | None) -> Iterator[None]:
 
 
 def kernel_set(device: torch.device | str) -> str:
-    """The name of what runs on a device: "reference", or "triton" and its version."""
+    """The name of what runs on a device: "reference", or "triton", its version and tuned tiles."""
     if not _fuses(on_cuda=_is_cuda(device)):
         return REFERENCE
-    return f"triton {importlib.metadata.version('triton')}"
+    from unified_latents.kernels.fused.tuned import label
+
+    tiles = label(torch.device(device))
+    return f"triton {importlib.metadata.version('triton')}" + (f", tiles {tiles}" if tiles else "")
 
 
 def fallback(device: torch.device | str) -> Literal["forced", "no_triton"] | None:

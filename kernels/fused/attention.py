@@ -16,40 +16,18 @@ from unified_latents.kernels.attention import EPSILON, Context
 from unified_latents.kernels.errors import UnsupportedError, require
 from unified_latents.kernels.fused.attend import attend_kernel
 from unified_latents.kernels.fused.attend_backward import keys_kernel, norm_kernel, queries_kernel
-from unified_latents.kernels.fused.launch import MAX_ROWS, check, chunks, padded, same_shape
+from unified_latents.kernels.fused.launch import (
+    MAX_ROWS,
+    REGISTERS,
+    check,
+    chunks,
+    padded,
+    same_shape,
+)
+from unified_latents.kernels.fused.tiles import Tiles, chosen
 
 HEAD_DIMS = (32, 64, 96, 128)
 _LOG2_E = 1.4426950408889634
-
-
-class Tiles(NamedTuple):
-    """Queries and keys of a tile, warps, and stages of the pipeline over the inner loop."""
-
-    queries: int
-    keys: int
-    warps: int
-    stages: int
-
-
-def forward_tiles(head: int, dtype: torch.dtype) -> Tiles:
-    """The default configuration: the largest tried that spills no register; never timed."""
-    if dtype == torch.float32:
-        return Tiles(32, 32, 4, 1) if head > 64 else Tiles(64, 32, 8, 1)
-    return Tiles(64, 64, 4, 2) if head > 64 else Tiles(128, 64, 8, 2)
-
-
-def queries_tiles(head: int, dtype: torch.dtype) -> Tiles:
-    """As `forward_tiles`, for the pass that keeps queries and streams keys."""
-    if dtype == torch.float32:
-        return Tiles(16, 16, 4, 1) if head > 64 else Tiles(32, 32, 4, 1)
-    return Tiles(64, 32, 4, 1) if head > 64 else Tiles(64, 64, 4, 1)
-
-
-def keys_tiles(head: int, dtype: torch.dtype) -> Tiles:
-    """As `forward_tiles`, for the pass that keeps keys and streams queries."""
-    if dtype == torch.float32:
-        return Tiles(32, 16, 4, 1) if head > 64 else Tiles(32, 32, 4, 1)
-    return Tiles(64, 32, 8, 1) if head > 64 else Tiles(32, 64, 4, 1)
 
 
 class _Prepared(NamedTuple):
@@ -128,12 +106,16 @@ def _check_context(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None
         require("device", mask.device, (q.device,))
 
 
+def _tiles(kernel: str, q: Tensor) -> Tiles:
+    return chosen(kernel, q.shape[-1], q.dtype, q.device)
+
+
 def _cut(tiles: Tiles, head: int) -> dict[str, Any]:
     """What every attention kernel is compiled for."""
     return {
         "EPSILON": EPSILON, "HEAD": head, "HALF": padded(head // 2),
         "QUERIES": tiles.queries, "KEYS": tiles.keys,
-        "num_warps": tiles.warps, "num_stages": tiles.stages,
+        "num_warps": tiles.warps, "num_stages": tiles.stages, "maxnreg": REGISTERS,
     }  # fmt: skip
 
 
@@ -149,7 +131,7 @@ def _attention(
     context_k: Tensor | None, context_v: Tensor | None, mask: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     p = _prepare(q, k, v, (q_scale, k_scale), angles, context_k, context_v, mask)
-    tiles, (n, heads, length, head) = forward_tiles(q.shape[-1], q.dtype), q.shape
+    (n, heads, length, head), tiles = q.shape, _tiles("attend", q)
     out, lse = _heads_last(q, q.dtype), q.new_empty((n, heads, length), dtype=torch.float32)
     attend_kernel[(chunks(length, tiles.queries), n * heads)](
         out, lse, p.q, p.k, p.v, q_scale, k_scale, p.cosine, p.sine,
@@ -170,7 +152,7 @@ def _backward(
     context_k: Tensor | None, context_v: Tensor | None, mask: Tensor | None,
 ) -> list[Tensor]:  # fmt: skip
     p = _prepare(q, k, v, (q_scale, k_scale), angles, context_k, context_v, mask)
-    tiles, (n, heads, length, head) = queries_tiles(q.shape[-1], q.dtype), q.shape
+    (n, heads, length, head), tiles = q.shape, _tiles("queries", q)
     grad = grad.transpose(1, 2).contiguous()
     inner, delta = _heads_last(q, torch.float32), torch.empty_like(lse)
     queries_kernel[(chunks(length, tiles.queries), n * heads)](
@@ -180,7 +162,7 @@ def _backward(
     dq, dq_scale = _through_norm(inner, p.q, q_scale, p, own=True)
     sets = [(p.k, p.v, True)]
     sets += [(p.context_k, p.context_v, False)] if context_k is not None else []
-    of_keys, shares, tiles = [], [], keys_tiles(head, q.dtype)
+    of_keys, shares, tiles = [], [], _tiles("keys", q)
     for keys, values, own in sets:
         inner, dv = _heads_last(keys, torch.float32), _heads_last(keys, keys.dtype)
         keys_kernel[(chunks(keys.shape[2], tiles.keys), n * heads)](
@@ -206,7 +188,8 @@ def _through_norm(
     shares = x.new_empty((n * heads * blocks, head), dtype=torch.float32)
     norm_kernel[(blocks, n * heads)](
         dx, shares, inner, x, scale, p.cosine, p.sine, heads, length, *x.stride()[:3],
-        ROTATE=own, EPSILON=EPSILON, HEAD=head, HALF=half, ROWS=rows, num_warps=4,
+        ROTATE=own, EPSILON=EPSILON, HEAD=head, HALF=half, ROWS=rows,
+        num_warps=4, maxnreg=REGISTERS,
     )  # fmt: skip
     return dx, shares.sum(0)
 

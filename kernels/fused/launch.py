@@ -14,6 +14,9 @@ from unified_latents.kernels.errors import UnsupportedError, require
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_ROWS = 65_535
 """CUDA's limit of a grid's second axis."""
+REGISTERS = 255
+"""A thread's at most, said to ptxas: left to itself it aims at fewer, for more programs at once,
+and spills a few bytes to get there."""
 _MAX_ELEMENTS = 2**31 - 1
 """Of one row: positions in it are 32-bit numbers."""
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from unified_latents.kernels.errors import UnsupportedError, require
-from unified_latents.kernels.fused.launch import check, chunks, padded, same_shape
+from unified_latents.kernels.fused.launch import check, chunks, same_shape
+from unified_latents.kernels.fused.tiles import shape
 
 EPSILON = 1e-6
-FORWARD_ROWS, BACKWARD_ROWS = 16, 32
-"""Positions a program, at least: it reads its sample's vectors, or writes sums, once for all."""
 MAX_WIDTH = 8192
 
 
@@ -132,27 +129,6 @@ def gated_backward_kernel(
     _partial(d_gate, total, width, WIDTH)
 
 
-class Shape(NamedTuple):
-    """How a width is cut: positions a tile and a program of a backward pass, warps."""
-
-    width: int
-    tile: int
-    rows: int
-    warps: int
-
-    @property
-    def forward(self) -> int:
-        """Positions a program of a forward pass."""
-        return max(FORWARD_ROWS, self.tile)
-
-
-def shape(width: int) -> Shape:
-    """A tile of about 2048 elements: sixteen a lane at four warps, and more only past 2048."""
-    wide = padded(width)
-    tile = max(1, 2048 // wide)
-    return Shape(wide, tile, max(BACKWARD_ROWS, tile), 4 if wide <= 2048 else 8)
-
-
 def _rows(x: Tensor, *vectors: Tensor) -> list[Tensor]:
     """[n, d] vectors with consecutive channels; chunks of one wide projection need no copy."""
     if x.ndim != 3 or x.shape[-1] > MAX_WIDTH:
@@ -176,10 +152,10 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, 
     x, (n, length, width) = x.contiguous(), x.shape
     out = torch.empty_like(x, dtype=_promoted(x, shift, scale))
     mean, rstd = (x.new_empty((n, length), dtype=torch.float32) for _ in range(2))
-    cut = shape(width)
+    cut = shape(x)
     modulate_kernel[(chunks(length, cut.forward), n)](
         out, mean, rstd, x, shift, scale, length, width, shift.stride(0), scale.stride(0),
-        EPSILON=EPSILON, ROWS=cut.forward, TILE=cut.tile, WIDTH=cut.width, num_warps=cut.warps,
+        EPSILON=EPSILON, ROWS=cut.forward, **cut.constants,
     )  # fmt: skip
     return out, mean, rstd
 
@@ -198,12 +174,12 @@ def _modulate_backward(
     grad, x, (n, length, width) = grad.contiguous(), x.contiguous(), x.shape
     check(modulate_backward_kernel, grad, x)
     (scale,) = _rows(x, scale)
-    cut, dx = shape(width), torch.empty_like(x)
+    cut, dx = shape(x), torch.empty_like(x)
     blocks = chunks(length, cut.rows)
     sums = x.new_empty((2, n, blocks, width), dtype=torch.float32)
     modulate_backward_kernel[(blocks, n)](
         dx, sums[0], sums[1], grad, x, scale, mean, rstd, length, width, scale.stride(0),
-        ROWS=cut.rows, TILE=cut.tile, WIDTH=cut.width, num_warps=cut.warps,
+        ROWS=cut.rows, **cut.constants,
     )  # fmt: skip
     d_shift, d_scale = sums.sum(2)
     return dx, d_shift.clone(), d_scale.clone()
@@ -245,10 +221,10 @@ def _gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     (gate,) = _rows(x, gate)
     x, y, (n, length, width) = x.contiguous(), y.contiguous(), x.shape
     out = torch.empty_like(x, dtype=_promoted(x, y, gate))
-    cut = shape(width)
+    cut = shape(x)
     gated_kernel[(chunks(length, cut.forward), n)](
         out, x, y, gate, length, width, gate.stride(0),
-        ROWS=cut.forward, TILE=cut.tile, WIDTH=cut.width, num_warps=cut.warps,
+        ROWS=cut.forward, **cut.constants,
     )  # fmt: skip
     return out
 
@@ -263,12 +239,12 @@ def _gated_backward(grad: Tensor, y: Tensor, gate: Tensor) -> tuple[Tensor, Tens
     grad, y, (n, length, width) = grad.contiguous(), y.contiguous(), y.shape
     check(gated_backward_kernel, grad, y)
     (gate,) = _rows(y, gate)
-    cut, dy = shape(width), torch.empty_like(y)
+    cut, dy = shape(y), torch.empty_like(y)
     blocks = chunks(length, cut.rows)
     sums = y.new_empty((n, blocks, width), dtype=torch.float32)
     gated_backward_kernel[(blocks, n)](
         dy, sums, grad, y, gate, length, width, gate.stride(0),
-        ROWS=cut.rows, TILE=cut.tile, WIDTH=cut.width, num_warps=cut.warps,
+        ROWS=cut.rows, **cut.constants,
     )  # fmt: skip
     return dy, sums.sum(1)
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -15,52 +14,39 @@ import typer
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
-_FUSED = Path(__file__).parents[1] / "fused"
-
-
-def _ledger() -> Path:
-    """Where results are kept between runs."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "unified-latents" / "kernels.jsonl"
-
 
 @cli.command()
 def check(
     out: Annotated[Path | None, typer.Option(help="Also write the page to this file.")] = None,
-    minutes: Annotated[
-        float, typer.Option(min=0, help="Compile for so long; the page names what is left.")
-    ] = 600,
-    first: Annotated[
-        str, typer.Option(help="Compile the cases with this in their names first.")
+    only: Annotated[
+        str,
+        typer.Option(help="Compile the cases with this in their names; the page names the rest."),
     ] = "",
+    processes: Annotated[int, typer.Option(min=1, help="Compile in so many processes.")] = 1,
 ) -> None:
     """Compile every default configuration for sm_80, sm_90 and sm_100, and count bytes.
 
-    Results are kept, so a second run goes on where the first one stopped. Exit code 1 where a
-    kernel breaks a limit or something is left to compile.
+    Triton keeps what it compiled, so a second run is quick. Exit code 1 where a kernel breaks a
+    limit.
     """
+    from unified_latents.kernels.proof.ahead import CAPABILITIES
     from unified_latents.kernels.proof.cases import every
     from unified_latents.kernels.proof.page import page
-    from unified_latents.kernels.proof.report import Ledger, survey
+    from unified_latents.kernels.proof.report import survey
 
-    def note(text: str) -> None:
-        typer.echo(f"compiling {text}", err=True)
-
-    rows, missing = [], []
-    deadline = time.monotonic() + 60 * minutes
-    ledger = Ledger(_ledger(), _FUSED)
-    if first:
-        for _ in survey([each for each in every() if first in each.title], ledger, deadline, note):
-            pass
-    for case, capability, found in survey(every(), ledger, deadline, note):
-        rows += found or []
-        if found is None:
-            missing.append(f"{case.title}, sm_{capability}")
-    text = page(rows, missing, traffic())
+    cases = every()
+    tasks = [(each, where) for each in cases if only in each.title for where in CAPABILITIES]
+    if not tasks:
+        raise typer.BadParameter(f"{only!r} is in no case's name", param_hint="--only")
+    rows = []
+    for (case, capability), found in zip(tasks, survey(tasks, processes), strict=True):
+        typer.echo(f"compiled {case.title}, sm_{capability}", err=True)
+        rows += found
+    text = page(rows, [each.title for each in cases if only not in each.title], traffic())
     typer.echo(text)
     if out is not None:
         out.write_text(text, encoding="utf-8")
-    if missing or any(row.problems for row in rows):
+    if any(row.problems for row in rows):
         raise typer.Exit(1)
 
 
@@ -83,15 +69,39 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Also write the figures, as JSON.")] = None,
 ) -> None:
     """Time the fused kernels against eager and compiled torch on this machine's GPU."""
-    if not torch.cuda.is_available():
-        typer.echo("ul-kernels bench: this machine has no CUDA device; there is nothing to time")
-        raise typer.Exit(2)
-    from unified_latents.kernels.proof.contenders import contests, shown
+    _needs_cuda("bench")
+    from unified_latents.kernels.proof.contenders import card, contests, every, shown, timed
 
-    figures = contests()
+    figures = contests(every("cuda"), card(), timed)
     typer.echo(shown(figures))
     if out is not None:
         out.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+
+
+@cli.command()
+def tune(
+    only: Annotated[str, typer.Option(help="Time the kernels with this in their names.")] = "",
+) -> None:
+    """Find the fastest tiles on this machine's GPU, and keep them for launches to come."""
+    _needs_cuda("tune")
+    from unified_latents.kernels.fused import tuned
+    from unified_latents.kernels.proof.contenders import timed
+    from unified_latents.kernels.proof.tune import fastest, times, trials
+
+    card = torch.cuda.get_device_name()
+    choices = tuned.read(card)
+    for trial in trials("cuda"):
+        if only in trial.name and (found := times(trial, timed)):
+            choices[trial.name] = fastest(found)
+            shown = ", ".join(f"{each} {ms:.3f} ms" for each, ms in found.items())
+            typer.echo(f"{trial.name}: {shown}")
+    typer.echo(f"written: {tuned.write(card, choices)}")
+
+
+def _needs_cuda(name: str) -> None:
+    if not torch.cuda.is_available():
+        typer.echo(f"ul-kernels {name}: this machine has no CUDA device; there is nothing to time")
+        raise typer.Exit(2)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ FlexAttention. The bound is the time that the bytes, or the products, need at th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,14 @@ class Contest:
     ways: dict[str, Call]
     nbytes: int
     flops: int
-    products: torch.dtype
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a GPU can do: bytes a second of a copy, and bf16 FLOP a second of a product."""
+
+    bandwidth: float
+    rate: float
 
 
 def _forced(run: Call, *, fused: bool) -> Call:
@@ -82,7 +89,7 @@ def attention(n: int, heads: int, grid: tuple[int, ...], head: int, device: str)
         "compiled, FlexAttention": _compiled(with_flex, *inputs),
     }
     name = f"attention {n}×{heads}×{length}×{head} bf16"
-    return Contest(name, ways, 4 * q.nbytes, 4 * n * heads * length**2 * head, q.dtype)
+    return Contest(name, ways, 4 * q.nbytes, 4 * n * heads * length**2 * head)
 
 
 def modulate(n: int, length: int, width: int, device: str) -> Contest:
@@ -130,10 +137,10 @@ def _plain(name: str, run: Callable[..., object], inputs: tuple[Any, ...], nbyte
         "eager": _forced(lambda: run(*inputs), fused=False),
         "compiled": _compiled(run, *inputs),
     }
-    return Contest(name, ways, nbytes, 0, torch.float32)
+    return Contest(name, ways, nbytes, 0)
 
 
-def every(device: str = "cuda") -> list[Contest]:
+def every(device: str) -> list[Contest]:
     """The sizes that are timed."""
     return [
         attention(4, 16, (32, 32), 64, device),
@@ -146,31 +153,33 @@ def every(device: str = "cuda") -> list[Contest]:
     ]
 
 
-def contests() -> list[dict[str, Any]]:
-    """Milliseconds of every way, the median of many launches, and the bound of the card."""
+def timed(run: Call) -> float:
+    """Milliseconds: the median of many launches."""
     from triton.testing import do_bench
 
-    bandwidth, rate = _card()
+    return do_bench(run, return_mode="median")
+
+
+def contests(
+    contests: Iterable[Contest], card: Card, timer: Callable[[Call], float]
+) -> list[dict[str, Any]]:
+    """Milliseconds of every way, and the bound of the card."""
     found = []
     with torch.no_grad():
-        for contest in every():
-            times = {
-                name: do_bench(run, return_mode="median") for name, run in contest.ways.items()
-            }
-            seconds = max(contest.nbytes / bandwidth, contest.flops / rate)
+        for contest in contests:
+            times = {name: timer(run) for name, run in contest.ways.items()}
+            seconds = max(contest.nbytes / card.bandwidth, contest.flops / card.rate)
             found.append({"name": contest.name, "ms": times, "bound_ms": 1e3 * seconds})
     return found
 
 
-def _card() -> tuple[float, float]:
-    """Measured on this card: bytes a second of a copy, and bf16 FLOP a second of a product."""
-    from triton.testing import do_bench
-
+def card() -> Card:
+    """Measured on this card: a copy, and a bf16 product."""
     a = torch.randn(8192, 8192, device="cuda").bfloat16()
     b = torch.empty_like(a)
-    copy = do_bench(lambda: b.copy_(a), return_mode="median")
-    product = do_bench(lambda: torch.mm(a, a, out=b), return_mode="median")
-    return 2 * a.nbytes / (1e-3 * copy), 2 * 8192**3 / (1e-3 * product)
+    copy = timed(lambda: b.copy_(a))
+    product = timed(lambda: torch.mm(a, a, out=b))
+    return Card(2 * a.nbytes / (1e-3 * copy), 2 * 8192**3 / (1e-3 * product))
 
 
 def shown(figures: list[dict[str, Any]]) -> str:

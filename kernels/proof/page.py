@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 
+from unified_latents.kernels.fused.source import digest
 from unified_latents.kernels.proof.ahead import CAPABILITIES, MAX_SHARED
 from unified_latents.kernels.proof.report import Row
 
@@ -31,17 +32,17 @@ cell: registers a thread × threads, KiB of shared memory, and what `cuobjdump -
 are the bytes of stack and local memory that `cuobjdump -res-usage` reads from the cubin; limits are
 255 registers a thread, 65 536 a multiprocessor, and {shared} KiB of shared memory.
 Half-precision products must be on tensor cores, fp32 products must not (they would be TF32), and
-all other kernels must load 128 bits at a time.
+all other kernels must load 128 bits at a time. Digest of the kernels: {kernels}.
 """
 
 
 def page(
     rows: Sequence[Row], missing: Sequence[str], moved: Mapping[str, Mapping[str, Sequence[int]]]
 ) -> str:
-    """The whole page; `missing` names what was not compiled."""
+    """The whole page; `missing` names the cases that were not compiled."""
     parts = [_HEAD, _summary(rows, missing), _BYTES + "\n".join(_traffic(moved)) + "\n"]
     shared = ", ".join(f"{MAX_SHARED[each] // 1024} (sm_{each})" for each in CAPABILITIES)
-    parts.append(_COMPILED.format(triton=version("triton"), shared=shared))
+    parts.append(_COMPILED.format(triton=version("triton"), shared=shared, kernels=digest()))
     parts.append("\n".join(_table(rows)) + "\n")
     if missing:
         parts.append("### Not compiled\n\n" + "\n".join(f"- {each}" for each in missing) + "\n")

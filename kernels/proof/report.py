@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 
 from unified_latents.kernels.proof.ahead import (
-    CAPABILITIES,
     MAX_REGISTERS,
     MAX_SHARED,
     REGISTER_FILE,
@@ -27,6 +22,10 @@ PRODUCTS = ("attend_kernel", "queries_kernel", "keys_kernel")
 TENSOR_CORES = {80: "HMMA", 90: "HGMMA", 100: "UTC[A-Z]*MMA"}
 _ANY_TENSOR_CORE = r"(HMMA|HGMMA|UTC[A-Z]*MMA|QMMA|OMMA)"
 _WIDE = r"LDG\..*(128|256)"
+
+
+Task = tuple[Case, int]
+"""A case and a compute capability."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ def judged(case: Case, kernel: Compiled, machine: Machine, capability: int) -> R
     look = _products if kernel.name in PRODUCTS else _loads
     instructions, faults = look(case, machine, capability)
     return Row(
-        case=f"{case.operator} {case.label}".strip()
-        + f", {str(case.dtype).removeprefix('torch.')}",
+        case=case.title,
         kernel=kernel.name,
         capability=capability,
         warps=kernel.warps,
@@ -80,7 +78,8 @@ def _products(case: Case, machine: Machine, capability: int) -> tuple[str, list[
         return "FFMA", ["no tensor-core instruction"]
     if machine.count(TENSOR_CORES[capability]):
         return used[0], []
-    return f"{used[0]} (its tiles have fewer rows than {TENSOR_CORES[capability]} takes)", []
+    wanted = TENSOR_CORES[capability].replace("[A-Z]*", "…")
+    return f"{used[0]} (its tiles have fewer rows than {wanted} takes)", []
 
 
 def _loads(case: Case, machine: Machine, capability: int) -> tuple[str, list[str]]:
@@ -94,60 +93,6 @@ def _loads(case: Case, machine: Machine, capability: int) -> tuple[str, list[str
     return "", ["no 128-bit load"]
 
 
-def _code(text: str) -> str:
-    """A module without its comments and docstrings, which change no kernel."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [each for each in body if not _is_text(each)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
-
-
-def _is_text(node: ast.stmt) -> bool:
-    if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-        return False
-    return isinstance(node.value.value, str)
-
-
-class Ledger:
-    """Results that outlive an interrupted run: compiling everything takes a while."""
-
-    def __init__(self, path: Path, source: Path) -> None:
-        self.path = path
-        digest = hashlib.sha256(version("triton").encode())
-        for each in sorted(source.glob("*.py")):
-            digest.update(_code(each.read_text(encoding="utf-8")).encode())
-        self._digest = digest.hexdigest()[:16]
-        self._rows = self._read()
-
-    def _read(self) -> dict[str, list[Row]]:
-        if not self.path.exists():
-            return {}
-        found: dict[str, list[Row]] = {}
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            rows = [Row(**{**row, "problems": tuple(row["problems"])}) for row in entry["rows"]]
-            found[entry["key"]] = rows
-        return found
-
-    def key(self, case: Case, capability: int) -> str:
-        """Changes with the kernels' source, with Triton, and with the case."""
-        return f"{self._digest} {case.title} sm_{capability}"
-
-    def get(self, case: Case, capability: int) -> list[Row] | None:
-        """What an earlier run found."""
-        return self._rows.get(self.key(case, capability))
-
-    def add(self, case: Case, capability: int, rows: list[Row]) -> None:
-        """Remember, on disk too."""
-        key = self.key(case, capability)
-        self._rows[key] = rows
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, "rows": [asdict(row) for row in rows]}) + "\n")
-
-
 def compiled(case: Case, capability: int) -> list[Row]:
     """Every kernel of a case, once each."""
     with launches(capability) as found:
@@ -156,15 +101,10 @@ def compiled(case: Case, capability: int) -> list[Row]:
     return [judged(case, each, read(each.cubin), capability) for each in unique.values()]
 
 
-def survey(
-    cases: Iterable[Case], ledger: Ledger, deadline: float, note: Callable[[str], None]
-) -> Iterator[tuple[Case, int, list[Row] | None]]:
-    """Every case for every capability; None where the time was up before it could be compiled."""
-    for case in cases:
-        for capability in CAPABILITIES:
-            rows = ledger.get(case, capability)
-            if rows is None and time.monotonic() < deadline:
-                note(f"{case.title}, sm_{capability}")
-                rows = compiled(case, capability)
-                ledger.add(case, capability, rows)
-            yield case, capability, rows
+def survey(tasks: Sequence[Task], processes: int = 1) -> Iterator[list[Row]]:
+    """Every task's rows, in order, by so many processes."""
+    if processes == 1:
+        yield from (compiled(*each) for each in tasks)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        yield from pool.map(compiled, *zip(*tasks, strict=True))

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 FILES = sorted((ROOT / "tests/kernels/fused").glob("test_*.py"))
+FILES += [ROOT / "tests/kernels/proof" / name for name in ("test_contenders.py", "test_tune.py")]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unified_latents.kernels.attention import rotary_angles
-from unified_latents.kernels.fused import attention, loss, modulate, noise
+from unified_latents.kernels.fused import attention, loss, modulate, noise, tiles
 from unified_latents.kernels.noise import Guidance, Keys, Step
 from unified_latents.kernels.proof.interpreter import counted
 
@@ -88,10 +88,10 @@ def test_attention_reads_queries_once_and_keys_once_a_block_of_queries(length: i
     """The rest is small: scales, the tables of angles and log Σ exp."""
     q, k, v = torch.ones(3, 1, 1, length, 64, dtype=_BF16).unbind()
     scale, angles = torch.ones(64, dtype=_BF16), rotary_angles((length,), 64)
-    tiles = attention.forward_tiles(64, _BF16)
-    blocks = -(-length // tiles.queries)
+    cut = tiles.attend(64, _BF16)[0]
+    blocks = -(-length // cut.queries)
     tables = (1 + blocks) * 2 * angles.nbytes
-    keys = -(-length // tiles.keys)
+    keys = -(-length // cut.keys)
     scales = blocks * (1 + keys) * size(scale)
     want = size(q) * 2 + blocks * size(k, v) + tables + scales + 4 * length
     got = moved(lambda: attention.attention(q, k, v, scale, scale, angles))

@@ -12,6 +12,7 @@ from torch import Tensor
 from unified_latents.kernels import modulate as reference
 from unified_latents.kernels.errors import UnsupportedError
 from unified_latents.kernels.fused import modulate as fused
+from unified_latents.kernels.fused.tiles import Shape
 
 Compare = Callable[..., dict[str, float]]
 _SHAPES = [
@@ -69,13 +70,13 @@ def test_mixed_precision_is_promoted_as_in_the_reference(compare: Compare) -> No
 
 
 @pytest.mark.parametrize(
-    ("cut", "length"), [(fused.Shape(32, 16, 24, 4), 257), (fused.Shape(32, 256, 192, 4), 1000)]
+    ("cut", "length"), [(Shape(32, 16, 24, 4), 257), (Shape(32, 256, 192, 4), 1000)]
 )
 def test_no_position_is_summed_twice(
-    compare: Compare, monkeypatch: pytest.MonkeyPatch, cut: fused.Shape, length: int
+    compare: Compare, monkeypatch: pytest.MonkeyPatch, cut: Shape, length: int
 ) -> None:
     """A program's last tile may reach into the next program's positions; it leaves them alone."""
-    monkeypatch.setattr(fused, "shape", lambda width: cut)
+    monkeypatch.setattr(fused, "shape", lambda x: cut)
     x, y = (draw(3, length, 32, seed=i) for i in range(2))
     shift, scale = (draw(3, 32, seed=i) for i in (2, 3))
     assert compare(fused.modulate, reference.modulate, (x, shift, scale), x.dtype) == {}

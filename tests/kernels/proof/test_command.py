@@ -20,24 +20,34 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is something to time")
-def test_the_bench_says_that_there_is_no_gpu() -> None:
-    done = run("bench")
+@pytest.mark.parametrize("name", ["bench", "tune"])
+def test_there_is_no_gpu_to_time(name: str) -> None:
+    done = run(name)
     assert done.returncode == 2
     assert done.stdout == (
-        "ul-kernels bench: this machine has no CUDA device; there is nothing to time\n"
+        f"ul-kernels {name}: this machine has no CUDA device; there is nothing to time\n"
     )
 
 
 @pytest.mark.slow
-def test_a_check_without_time_names_all_that_is_left(tmp_path: Path) -> None:
+def test_a_check_of_one_case_names_all_others(tmp_path: Path) -> None:
+    """Compiled for real, by two processes, into a cache of its own."""
     out = tmp_path / "page.md"
-    done = run("check", "--minutes", "0", "--out", str(out), XDG_CACHE_HOME=str(tmp_path))
-    assert done.returncode == 1, done.stderr
+    arguments = ("check", "--only", "noise normal", "--processes", "2", "--out", str(out))
+    done = run(*arguments, TRITON_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
     text = out.read_text()
     assert text in done.stdout
-    assert "0 compilations, 0 within every limit" in text
-    for name in ("attention head 128, context masked, float32, sm_100", "loss, float16, sm_80"):
+    assert "3 compilations, 3 within every limit, 0 bytes spilled in all; " in text
+    assert "| noise normal, float32 | `normal_kernel` |" in text
+    for name in ("attention head 128, context masked, float32", "loss, float16"):
         assert f"- {name}\n" in text
+
+
+def test_a_check_of_nothing_is_refused() -> None:
+    done = run("check", "--only", "nonsense")
+    assert done.returncode == 2
+    assert "'nonsense' is in no case's name" in done.stderr
 
 
 @pytest.mark.slow

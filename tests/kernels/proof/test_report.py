@@ -1,17 +1,16 @@
-"""The limits of a compiled kernel, each of which can be broken, and the ledger of results."""
+"""The limits of a compiled kernel, each of which can be broken."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from unified_latents.kernels.proof.ahead import CAPABILITIES, Compiled, Machine
 from unified_latents.kernels.proof.case import Case
-from unified_latents.kernels.proof.report import Ledger, Row, judged
+from unified_latents.kernels.proof.report import Row, judged
 
 _ATTENTION = Case("attention", "head 64", torch.bfloat16, lambda: None)
 _MODULATE = Case("modulate", "width 128", torch.float32, lambda: None)
@@ -77,19 +76,3 @@ def test_products_off_the_tensor_cores_and_tf32_are_problems() -> None:
     ):
         (problem,) = row(exact, "attend_kernel", products(opcode), capability).problems
         assert problem.startswith("fp32 products on")
-
-
-def test_the_ledger_keeps_results_until_a_source_changes(tmp_path: Path) -> None:
-    source = tmp_path / "fused"
-    source.mkdir()
-    (source / "kernel.py").write_text("one")
-    path, rows = tmp_path / "cache" / "rows.jsonl", [row(_MODULATE, "modulate_kernel", _LOADS)]
-    Ledger(path, source).add(_MODULATE, 80, rows)
-    again = Ledger(path, source)
-    assert again.get(_MODULATE, 80) == rows
-    assert again.get(_MODULATE, 90) is None
-    assert again.get(_ATTENTION, 80) is None
-    (source / "kernel.py").write_text('"""Words."""\none  # the same code')
-    assert Ledger(path, source).get(_MODULATE, 80) == rows
-    (source / "kernel.py").write_text("two")
-    assert Ledger(path, source).get(_MODULATE, 80) is None
