@@ -14,7 +14,7 @@ from unified_latents.service.client.blocking import TIMEOUT, answer_of, identity
 from unified_latents.service.client.calls import Answer, Ask, Dialogue, Operation, Pause, T
 from unified_latents.service.client.results import Batch, Event, Job, Latent, Picture, Row
 from unified_latents.service.client.retry import Retries
-from unified_latents.service.client.streams import Followed, lasting
+from unified_latents.service.client.streams import Followed, lasting, told
 
 
 class AsyncClient:
@@ -124,7 +124,8 @@ class AsyncClient:
                 ) as source:
                     if source.response.status_code == 200:
                         async for event in source.aiter_sse():
-                            yield followed.seen(lasting(event))
+                            if told(event):
+                                yield followed.seen(lasting(event))
                         pause = followed.broken("the stream ended")
                     else:
                         await source.response.aread()

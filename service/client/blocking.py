@@ -13,7 +13,7 @@ from unified_latents.service.client import batches, calls
 from unified_latents.service.client.calls import Answer, Ask, Dialogue, Operation, Pause, T
 from unified_latents.service.client.results import Batch, Event, Job, Latent, Picture, Row
 from unified_latents.service.client.retry import Retries
-from unified_latents.service.client.streams import Followed, lasting
+from unified_latents.service.client.streams import Followed, lasting, told
 
 TIMEOUT = httpx.Timeout(10.0, read=600.0)
 
@@ -124,7 +124,7 @@ class Client:
                     self._http, "GET", followed.path, headers=followed.headers
                 ) as source:
                     if source.response.status_code == 200:
-                        for event in source.iter_sse():
+                        for event in filter(told, source.iter_sse()):
                             yield followed.seen(lasting(event))
                         pause = followed.broken("the stream ended")
                     else:

@@ -14,6 +14,11 @@ from unified_latents.service.client.retry import Retries
 _LAST = ("succeeded", "failed", "cancelled")
 
 
+def told(event: ServerSentEvent) -> bool:
+    """Whether it is one: after a first id, httpx-sse makes one of a heartbeat's blank line too."""
+    return bool(event.data)
+
+
 def lasting(event: ServerSentEvent) -> Event:
     """An event with its JSON read."""
     return Event(event.event, json.loads(event.data or "{}"), event.id)

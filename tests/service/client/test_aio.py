@@ -55,7 +55,7 @@ def test_events_go_on_after_a_broken_connection() -> None:
         if len(asked) == 3:
             return httpx.Response(503, headers={"retry-after-ms": "1"})
         identity, kind = {1: ("1-0", "running"), 4: ("end", "failed")}[len(asked)]
-        text = f"id: {identity}\nevent: {kind}\ndata: {json.dumps({})}\n\n"
+        text = f"id: {identity}\nevent: {kind}\ndata: {json.dumps({})}\n\n:\n\n"
         return httpx.Response(200, headers={"content-type": "text/event-stream"}, text=text)
 
     async def follow() -> list[str]:

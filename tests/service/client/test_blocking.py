@@ -57,7 +57,7 @@ def test_events_go_on_after_a_broken_connection() -> None:
         asked.append(request.headers.get("last-event-id"))
         kinds = {1: ("1-0", "running"), 2: ("2-0", "progress"), 3: ("end", "succeeded")}
         identity, kind = kinds[len(asked)]
-        text = f"id: {identity}\nevent: {kind}\ndata: {json.dumps({'done': len(asked)})}\n\n"
+        text = f"id: {identity}\nevent: {kind}\ndata: {json.dumps({'done': len(asked)})}\n\n:\n\n"
         return httpx.Response(200, headers={"content-type": "text/event-stream"}, text=text)
 
     with Client(retries=QUICK, transport=httpx.MockTransport(serve)) as client:
