@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.14 python3.13 python3.12 p
 UL_DATA ?= .data
 UL_RUNS ?= .runs
 
-.PHONY: help venv serve test lint format proto fault-long fuzz bench-train bench-sample bench-serve bench-overload bench-jobs bench-clips kernels-report train-demo train-video lock clean
+.PHONY: help venv serve test lint format proto fault-long chaos fuzz bench-train bench-sample bench-serve bench-overload bench-jobs bench-clips kernels-report train-demo train-video lock clean
 
 help:
 	@echo 'make serve         the service on http://127.0.0.1:$${PORT:-8000}'
@@ -22,6 +22,7 @@ help:
 	@echo 'make lint          ruff, mypy --strict, import contracts'
 	@echo 'make format        rewrite the tree the way lint wants it'
 	@echo 'make fault-long    every fault of workers, their engines and the store, on real processes'
+	@echo 'make chaos         a hundred jobs while processes are killed at random, for three minutes'
 	@echo 'make fuzz          two hundred requests to every operation, drawn from the OpenAPI document'
 	@echo 'make proto         what service/rpc/proto/ul.proto generates'
 	@echo 'make train-demo    train the Fashion-MNIST demo model from nothing, into $(UL_RUNS)'
@@ -69,8 +70,14 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# At the leases of production, most of it waiting: three at a time. -rP shows what was measured.
+FAULTS := FAULT_LONG=1 $(BIN)/pytest -rP -o log_level=INFO --log-disable=httpx
 fault-long: $(READY)
-	FAULT_LONG=1 $(BIN)/pytest tests/service/test_server_worker.py
+	$(FAULTS) -n 3 tests/service/test_server_worker.py tests/service/jobs/test_worker_outage.py
+
+# CHAOS_SEED and CHAOS_SECONDS in the environment say which, and how long.
+chaos: $(READY)
+	$(FAULTS) tests/service/test_server_chaos.py
 
 fuzz: $(READY)
 	FUZZ=200 $(BIN)/pytest tests/service/http/test_openapi_schemathesis.py

@@ -99,6 +99,7 @@ class Shop:
             "REDIS_URL": self.url,
             "UL_HOME": str(folder),
             "UL_GRACE": "0",
+            "UL_HANG": "3600",  # an engine may be held up for as long as a test wants
             **{f"UL_{name.upper()}": str(value) for name, value in said.items()},
         }
         self.workers: list[LiveWorker] = []

