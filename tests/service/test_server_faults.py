@@ -38,7 +38,7 @@ def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liv
     made.stop()
 
 
-def generate(server: Any, seed: int, steps: int = 60) -> httpx.Response:
+def generate(server: Any, seed: int, steps: int = 200) -> httpx.Response:
     """One picture, over a connection of its own."""
     body = {"label": 1, "seed": seed, "n": 1, "steps": {"base": steps, "decode": 2}}
     return httpx.post(f"{server.url}/generate", json=body, timeout=120)
