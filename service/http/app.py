@@ -19,7 +19,7 @@ from unified_latents.service.http.batches import routes as batches_routes
 from unified_latents.service.http.batches.drive import drive
 from unified_latents.service.http.core import Service, check_key
 from unified_latents.service.http.jobs import routes as jobs_routes
-from unified_latents.service.http.openai import errors, images, models
+from unified_latents.service.http.openai import errors, images, models, videos
 from unified_latents.service.http.operator import about, admin
 from unified_latents.service.jobs.runtime import Jobs
 from unified_latents.service.keys import KeyRing
@@ -44,6 +44,7 @@ ROOMS = (
     admin,
     images,
     models,
+    videos,
 )
 """All routes."""
 WORKER_ROOMS = (about,)

@@ -120,6 +120,25 @@ async def read_latent(request: Request) -> bytes:
     return await request.body()
 
 
+async def read_form(request: Request, file: str) -> tuple[dict[str, str], bytes | None]:
+    """The texts of a form by name, and the file of its one field that may have one."""
+    await request.body()  # kept whole: an idempotency key stands for it
+    texts: dict[str, str] = {}
+    found: bytes | None = None
+    try:
+        async with request.form(max_files=1, max_fields=_MAX_COLONS) as form:
+            for name, part in form.multi_items():
+                if isinstance(part, UploadFile):
+                    if name != file:
+                        raise invalid(file, "must be the form's only file", 1)
+                    found = present(await part.read(), file)
+                elif texts.setdefault(name, part) is not part:
+                    raise invalid("body", "names a field twice", 1)
+    except HTTPException as error:
+        raise invalid("body", "must be a well-formed form", _MAX_COLONS) from error
+    return texts, found
+
+
 def from_base64(field: str, text: str) -> bytes:
     """Standard base64, nothing else in it."""
     try:

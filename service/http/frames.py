@@ -48,27 +48,28 @@ async def known(
     return await of_files(service, data, card)
 
 
-async def of_files(service: core.Service, files: Sequence[bytes], card: ModelCard) -> Array | None:
+async def of_files(
+    service: core.Service, files: Sequence[bytes], card: ModelCard, field: str = "frames"
+) -> Array | None:
     """`known`, of the files' bytes; None of no files."""
     if not files:
         return None
     if not card.known_frames:
-        raise none_are_shown()
-    return await service.in_thread(lambda: shown(files, card, service.settings.max_pixels))
+        raise none_are_shown(field)
+    return await service.in_thread(lambda: shown(files, card, service.settings.max_pixels, field))
 
 
-def none_are_shown() -> Problem:
+def none_are_shown(field: str = "frames") -> Problem:
     """A 422 for frames where the model knows none."""
-    return invalid("frames", "this model is shown none", 0)
+    return invalid(field, "this model is shown none", 0)
 
 
-def shown(files: Sequence[bytes], card: ModelCard, max_pixels: int) -> Array:
+def shown(files: Sequence[bytes], card: ModelCard, max_pixels: int, field: str = "frames") -> Array:
     """`known`, of the files themselves."""
     count = card.known_frames
-    found = clips.each(files, count, max_pixels, "frames")
-    clip, _ = _stacked(found, card, card.preprocessing.fit)
+    clip, _ = _stacked(clips.each(files, count, max_pixels, field), card, card.preprocessing.fit)
     if clip.shape[1] != count:
-        raise invalid("frames", f"has {clip.shape[1]} frames where {count} are needed", count)
+        raise invalid(field, f"has {clip.shape[1]} frames where {count} are needed", count)
     return clip
 
 

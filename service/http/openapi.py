@@ -18,7 +18,13 @@ from unified_latents.service.http.bodies import BINARY, FORM, IMAGES
 from unified_latents.service.http.deferral.views import JobRequest, JobView
 from unified_latents.service.http.negotiation import EVENTS, JSON, LATENT, MEDIA_TYPES
 from unified_latents.service.http.openai import errors
-from unified_latents.service.http.openai.schemas import ErrorBody, ImageList, ImageRequest
+from unified_latents.service.http.openai.schemas import (
+    ErrorBody,
+    ImageList,
+    ImageRequest,
+    VideoForm,
+    VideoRequest,
+)
 from unified_latents.service.http.operator.admin import ReloadRequest
 from unified_latents.service.http.problems import MEDIA_TYPE, ProblemBody
 from unified_latents.service.http.schemas import (
@@ -40,6 +46,9 @@ _ERRORS = {
     "/decode": (400, 404, 406, 409, 413, 415, 422, *_WORK),
     "/replay": (400, 406, 409, 413, 415, 422, *_WORK),
     "/v1/images/generations": (400, 404, 409, 413, 415, *_WORK),
+    "/v1/videos": (400, 404, 409, 413, 415, *_WORK),
+    "/v1/videos/{identity}": (404, 409, 503),
+    "/v1/videos/{identity}/content": (400, 404, 409, 410, 416, 503),
     "/v1/models": (503,),
     "/v1/models/{model}": (400, 404, 503),
     "/admin/models/{name}/reload": (400, 404, 409, 413, 415, 422, 503),
@@ -81,6 +90,7 @@ def document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
     _describe_bodies(paths)
     _describe_jobs(paths)
     _describe_batches(paths)
+    _describe_videos(paths)
     paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": _text()}
     return api
 
@@ -98,6 +108,8 @@ def _schemas() -> dict[str, Any]:
             (ImageRequest, "validation"),
             (ReloadRequest, "validation"),
             (ImageList, "serialization"),
+            (VideoRequest, "validation"),
+            (VideoForm, "validation"),
             (ErrorBody, "serialization"),
             (JobRequest, "validation"),
             (JobView, "serialization"),
@@ -164,6 +176,13 @@ def _describe_batches(paths: dict[str, Any]) -> None:
     cancelled = paths["/batches/{identity}"]["delete"]["responses"]
     cancelled["202"] = cancelled["200"]
     _describe_parts(paths["/batches/{identity}/output"], [JSONL])
+
+
+def _describe_videos(paths: dict[str, Any]) -> None:
+    """OpenAI's form, or the same as JSON; and a file."""
+    inputs = {FORM: _json(VideoForm), JSON: _json(VideoRequest)}
+    paths["/v1/videos"]["post"]["requestBody"] = {"required": True, "content": inputs}
+    _describe_parts(paths["/v1/videos/{identity}/content"], [MEDIA_TYPES["mp4"]])
 
 
 def _describe_parts(path: dict[str, Any], kinds: list[str]) -> None:

@@ -106,6 +106,11 @@ class Job(msgspec.Struct, frozen=True):
     webhook: WebhookState | None = None
 
     @property
+    def cursor(self) -> str:
+        """Its place among its owner's jobs: the page that begins here has those before it."""
+        return f"{round(self.created * 1000):014d}-{self.id}"
+
+    @property
     def expires_at(self) -> float | None:
         """When its deadline passes."""
         return None if self.spec.deadline is None else self.since + self.spec.deadline

@@ -155,8 +155,7 @@ class JobQueue:
         async with answering():
             if not await self._queue.remove(identity):
                 raise FinishedError(job)
-            member = f"{round(job.created * 1000):014d}-{identity}"
-            await self.client.zrem(self._index(owner), member)
+            await self.client.zrem(self._index(owner), job.cursor)
             await self.client.delete(f"{self._key(identity)}:story")
 
     async def redrive(self, identity: str) -> Job:

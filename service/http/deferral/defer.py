@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from typing import NamedTuple
 
 from fastapi import Request, Response
 
@@ -23,10 +24,12 @@ from unified_latents.service.http.problems import (
 )
 from unified_latents.service.jobs.calls import Call
 from unified_latents.service.jobs.connection import StoreDownError
+from unified_latents.service.jobs.egress import ForbiddenTargetError, check_url
 from unified_latents.service.jobs.job import FINISHED
 from unified_latents.service.jobs.queue import Submitted
 from unified_latents.service.jobs.runtime import Jobs, Options, kind
 from unified_latents.service.keys import Caller
+from unified_latents.service.settings import Settings
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _PLAIN = Options()
@@ -45,12 +48,28 @@ def wanted(request: Request, *, slow: bool = False) -> bool:
     return "respond-async" in tokens or (slow and "wait" not in tokens and bool(jobs and jobs.up))
 
 
+class Order(NamedTuple):
+    """A call that shall be a job."""
+
+    call: Call
+    digest: str
+    """Of all that the request is made of, as it came."""
+    options: Options = Options()
+    key: str | None = None
+    """Of idempotency: the same key is the same job."""
+    prefix: str = "job_"
+
+
 def jobs_of(request: Request) -> Jobs:
     """The jobs behind a request; a 404 where the service has none."""
-    jobs = core.of(request).jobs
-    if jobs is None:
+    return jobs_in(core.of(request))
+
+
+def jobs_in(service: core.Service) -> Jobs:
+    """The jobs of a service; a 404 where it has none."""
+    if service.jobs is None:
         raise Problem(404, "jobs_disabled", "this service runs without jobs")
-    return jobs
+    return service.jobs
 
 
 def owner_of(request: Request) -> str:
@@ -60,26 +79,32 @@ def owner_of(request: Request) -> str:
 
 async def defer(request: Request, call: Call, options: Options = _PLAIN) -> Response:
     """Queue a call and answer 202, or with the job that its idempotency key stands for."""
-    service, jobs, owner = core.of(request), jobs_of(request), owner_of(request)
+    jobs, key = jobs_of(request), request.headers.get("idempotency-key")
+    order = Order(call, await _digest(request), options, key)
+    made = await submit(core.of(request), core.caller(request), order)
+    return _accepted(request, made, jobs.queue.answers)
+
+
+async def submit(service: core.Service, who: Caller, order: Order) -> Submitted:
+    """Queue a call, or find the job that its idempotency key stands for; a Problem otherwise."""
+    jobs, call, owner = jobs_in(service), order.call, who.name
     if service.draining:
         raise unavailable("shutting_down", "the service is shutting down")
-    check(core.caller(request), call)
-    digest = await _digest(request)
-    key = request.headers.get("idempotency-key")
-    identity, charged = identity_of(key, owner), 0
+    check(who, call)
+    check_webhook(service.settings, order.options.webhook)
+    identity, charged = identity_of(order.key, owner, order.prefix), 0
     try:
-        if key is None or not await jobs.queue.knows(identity, owner):
-            cost = row_steps(call.message)
-            charged = await charge(service, core.caller(request), jobs, cost)
-        made = await jobs.submit(identity, call, digest, owner, options)
+        if order.key is None or not await jobs.queue.knows(identity, owner):
+            charged = await charge(service, who, jobs, row_steps(call.message))
+        made = await jobs.submit(identity, call, order.digest, owner, order.options)
     except StoreDownError as error:
-        service.admission.give_back(core.caller(request), charged)
+        service.admission.give_back(who, charged)
         raise down(error) from error
-    if made.job.spec.digest != digest:
+    if made.job.spec.digest != order.digest:
         message = "stands for another request"
         field = FieldError(field="Idempotency-Key", message=message)
         raise Problem(409, "idempotency_mismatch", f"Idempotency-Key: {message}", [field])
-    return _accepted(request, made, jobs.queue.answers)
+    return made
 
 
 def check(caller: Caller, call: Call) -> None:
@@ -88,6 +113,18 @@ def check(caller: Caller, call: Call) -> None:
     for scope in ("jobs", kind(call), *urgent):
         if not caller.may(scope):
             raise forbidden(scope)
+
+
+def check_webhook(settings: Settings, url: str | None) -> None:
+    """A 422 about a URL that is not told of anything."""
+    if url is None:
+        return
+    if not settings.webhook_secrets:
+        raise invalid("webhook", "this service has nothing to sign webhooks with")
+    try:
+        check_url(url, settings.webhook_hosts)
+    except ForbiddenTargetError as error:
+        raise invalid("webhook", str(error)) from error
 
 
 def down(error: StoreDownError) -> Problem:

@@ -144,7 +144,7 @@ class JobPage(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(50, ge=1, le=200)
-    after: str | None = Field(None, pattern=r"^\d{14}-job_[0-9a-f]{32}$")
+    after: str | None = Field(None, pattern=r"^\d{14}-(job|video)_[0-9a-f]{32}$")
 
 
 class JobList(BaseModel):

@@ -28,12 +28,10 @@ from unified_latents.service.http.stream import sse
 from unified_latents.service.http.stream.sse import EventStream
 from unified_latents.service.jobs.calls import Call
 from unified_latents.service.jobs.connection import StoreDownError
-from unified_latents.service.jobs.egress import ForbiddenTargetError, check_url
 from unified_latents.service.jobs.events import follow
 from unified_latents.service.jobs.job import FINISHED, Job
 from unified_latents.service.jobs.queue import FinishedError, UnknownJobError
 from unified_latents.service.jobs.runtime import Jobs, Options
-from unified_latents.service.settings import Settings
 
 _QUIET = 1.0
 """Seconds without an event after which the job itself is looked at."""
@@ -55,7 +53,6 @@ async def submit(request: Request) -> Response:
     an `Idempotency-Key`, asking again gives the same job.
     """
     body = (await bodies.read_files(request, JobRequest)).root
-    check_webhook(core.of(request).settings, body.webhook)
     call = await prepare(core.of(request), body)
     return await defer(request, call, Options(body.priority, body.deadline, body.webhook))
 
@@ -142,18 +139,6 @@ async def redrive(request: Request, identity: str) -> JobView:
         raise Problem(409, "job_not_failed", f"the job is {error.job.state}") from error
     except StoreDownError as error:
         raise down(error) from error
-
-
-def check_webhook(settings: Settings, url: str | None) -> None:
-    """A 422 about a URL that is not told of anything."""
-    if url is None:
-        return
-    if not settings.webhook_secrets:
-        raise invalid("webhook", "this service has nothing to sign webhooks with")
-    try:
-        check_url(url, settings.webhook_hosts)
-    except ForbiddenTargetError as error:
-        raise invalid("webhook", str(error)) from error
 
 
 async def prepare(service: core.Service, body: AnyJob) -> Call:

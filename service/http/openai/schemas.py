@@ -1,4 +1,4 @@
-"""Bodies as OpenAI's API has them, of its image and model routes.
+"""Bodies as OpenAI's API has them, of its image, video and model routes.
 
 What has no meaning here is accepted only where it asks for nothing (`quality: auto`) or names the
 caller (`user`, `safety_identifier`), and is refused by name otherwise; `seed` is an extension.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from unified_latents.service.http.schemas import Body, ModelName, Receipt, Seed
 
@@ -93,6 +93,88 @@ class CompletedImage(BaseModel):
     usage: Usage = Field(default_factory=Usage)
     seed: int
     receipt: Receipt
+
+
+class VideoRequest(Body):
+    """POST /v1/videos, as JSON or as a form; the prompt is the name of a label."""
+
+    prompt: str = Field(min_length=1, max_length=200, description="A label's name, in any case.")
+    model: ModelName | None = Field(None, description="The first model of clips if left out.")
+    seconds: str | None = Field(None, max_length=16, description="That of the model's clips.")
+    size: str | None = Field(None, max_length=16, description="The model's WxH.")
+    seed: Seed | None = Field(None, description="An extension: equal seeds give equal clips.")
+
+
+class VideoForm(VideoRequest):
+    """The same of a form's text, beside its one file."""
+
+    model_config = ConfigDict(
+        strict=False,
+        json_schema_extra={
+            "properties": {"input_reference": {"type": "string", "format": "binary"}}
+        },
+    )
+
+
+class VideoPage(BaseModel):
+    """Which of your videos to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(20, ge=1, le=100)
+    after: str | None = Field(None, max_length=64, description="A video's id.")
+    order: Literal["desc"] = "desc"
+
+
+class VideoPart(BaseModel):
+    """What of a video to download."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    variant: Literal["video"] = "video"
+
+
+class VideoError(BaseModel):
+    """Why there is no video."""
+
+    code: str
+    message: str
+
+
+class VideoObject(BaseModel):
+    """A job that makes a clip. What a job's record does not hold is null."""
+
+    id: str
+    object: Literal["video"] = "video"
+    model: str
+    status: Literal["queued", "in_progress", "completed", "failed"]
+    progress: int = Field(ge=0, le=100)
+    prompt: str | None
+    seconds: str | None
+    size: str | None
+    created_at: int
+    completed_at: int | None
+    expires_at: int | None
+    error: VideoError | None
+    remixed_from_video_id: None = None
+
+
+class VideoList(BaseModel):
+    """GET /v1/videos, the newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[VideoObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class VideoDeleted(BaseModel):
+    """DELETE /v1/videos/{id}."""
+
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: Literal[True] = True
 
 
 class ModelObject(BaseModel):

