@@ -61,10 +61,16 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The package's own paths, so that the generated imports are the package's own too.
+# The package's own paths, so that the generated imports are the package's own too. Google's wheel
+# has its operations.proto under another name than everybody imports it by.
+GOOGLE = $(shell $(BIN)/python -c 'import google.rpc; print(*google.rpc.__path__)')
+PROTOS := $(VENV)/protos
 proto: $(READY)
-	$(BIN)/python -m grpc_tools.protoc -I.import --python_out=.import --pyi_out=.import \
-		--grpc_python_out=.import .import/unified_latents/service/rpc/proto/ul.proto
+	mkdir -p $(PROTOS)/google/longrunning
+	cp $(GOOGLE)/../longrunning/operations_proto.proto $(PROTOS)/google/longrunning/operations.proto
+	$(BIN)/python -m grpc_tools.protoc -I.import -I$(PROTOS) -I$(GOOGLE)/../.. \
+		--python_out=.import --pyi_out=.import --grpc_python_out=.import \
+		.import/unified_latents/service/rpc/proto/ul.proto
 
 format: $(READY)
 	$(BIN)/ruff check --fix

@@ -16,7 +16,10 @@ import grpc
 
 from unified_latents.service.engine.seam import EngineError
 from unified_latents.service.http.core import Service
+from unified_latents.service.http.deferral.defer import down
 from unified_latents.service.http.problems import Problem, from_engine
+from unified_latents.service.jobs.connection import StoreDownError
+from unified_latents.service.jobs.queue import FinishedError, UnknownJobError
 from unified_latents.service.keys import Caller
 from unified_latents.service.rpc.details import Failure, failure
 
@@ -63,12 +66,27 @@ async def asked(
 
 
 def _failure(error: Exception, identity: str) -> Failure:
-    if isinstance(error, EngineError):
-        error = from_engine(error)
-    if not isinstance(error, Problem):
+    problem = _problem(error)
+    if problem is None:
         log.error("call %s failed", identity, exc_info=error)
-        error = Problem(500, "internal_error", "the service failed; the log says how")
-    return failure(error, identity)
+        problem = Problem(500, "internal_error", "the service failed; the log says how")
+    return failure(problem, identity)
+
+
+def _problem(error: Exception) -> Problem | None:
+    """What HTTP's routes would say."""
+    match error:
+        case Problem():
+            return error
+        case EngineError():
+            return from_engine(error)
+        case UnknownJobError():
+            return Problem(404, "unknown_job", "no such job")
+        case FinishedError():
+            return Problem(409, "job_finished", f"the job has {error.job.state} already")
+        case StoreDownError():
+            return down(error)
+    return None
 
 
 def _metadata(context: Context) -> tuple[str, str | None]:

@@ -1,10 +1,12 @@
-"""Events and answers as messages."""
+"""Events, answers and jobs as messages."""
 
 from __future__ import annotations
 
 import base64
 
+from google.longrunning import operations_pb2
 from google.protobuf.json_format import ParseDict
+from google.rpc.code_pb2 import CANCELLED, DEADLINE_EXCEEDED, INTERNAL, RESOURCE_EXHAUSTED
 
 from unified_latents.service.engine.messages import (
     Accepted,
@@ -16,8 +18,17 @@ from unified_latents.service.engine.messages import (
 )
 from unified_latents.service.http import calls, schemas
 from unified_latents.service.http.negotiation import MEDIA_TYPES
+from unified_latents.service.http.problems import invalid
 from unified_latents.service.jobs.calls import Call
+from unified_latents.service.jobs.job import FINISHED, Job
 from unified_latents.service.rpc.proto import ul_pb2
+
+PREFIX = "operations/"
+_CODES = {
+    "cancelled": CANCELLED,
+    "deadline_exceeded": DEADLINE_EXCEEDED,
+    "out_of_memory": RESOURCE_EXHAUSTED,
+}
 
 
 def tell(call: Call, ready: Ready, identity: str, event: Event) -> list[ul_pb2.Event]:
@@ -67,3 +78,39 @@ def _item(item: schemas.Item) -> ul_pb2.Item:
 def _receipt(receipt: schemas.Receipt) -> ul_pb2.Receipt:
     """Field by field of the same name."""
     return ParseDict(receipt.model_dump(mode="json", exclude_none=True), ul_pb2.Receipt())
+
+
+def job_of(name: str) -> str:
+    """The id of the job that an operation stands for."""
+    if not name.startswith(PREFIX):
+        raise invalid("name", f"must begin with {PREFIX}")
+    return name.removeprefix(PREFIX)
+
+
+def operation(job: Job) -> operations_pb2.Operation:
+    """A job as an operation."""
+    made = operations_pb2.Operation(name=f"{PREFIX}{job.id}", done=job.state in FINISHED)
+    metadata = ul_pb2.JobMetadata(
+        kind=job.spec.kind,
+        model=job.spec.model,
+        state=job.state,
+        cancelling=job.cancelling,
+        done=job.progress.done,
+        steps=job.progress.steps,
+        attempts=job.attempts,
+    )
+    made.metadata.Pack(metadata)
+    if job.outcome is not None:
+        answer = ul_pb2.JobAnswer(
+            path=f"/jobs/{job.id}/result",
+            media_type=job.outcome.media_type,
+            size=job.outcome.size,
+            sha256=job.outcome.sha256,
+            headers=job.outcome.headers,
+        )
+        made.response.Pack(answer)
+    elif made.done:
+        code = job.reason.code if job.reason else job.state
+        made.error.code = _CODES.get(code, INTERNAL)
+        made.error.message = f"{code}: {job.reason.detail}" if job.reason else code
+    return made

@@ -17,14 +17,14 @@ from unified_latents.service.jobs.queue import JobQueue
 
 _CHUNK = 2**20
 _READING = 10.0
-"""Seconds that a client waits for the first part of an answer."""
+"""Seconds that a client waits for a part of an answer."""
 _POLL_MS = 500
 """After which a client that polls should look again."""
 
 
 async def answered(request: Request, queue: JobQueue, objects: Objects, job: Job) -> Response:
     """The stored answer with its headers; a 409 where there is none, a 410 where it is gone."""
-    outcome = _outcome(queue, job)
+    outcome = outcome_of(queue, job)
     etag = f'"{outcome.sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", **outcome.headers}
     if etag in request.headers.get("if-none-match", ""):
@@ -32,19 +32,13 @@ async def answered(request: Request, queue: JobQueue, objects: Objects, job: Job
     asked = request.headers.get("range") if _unchanged(request, etag) else None
     span = parse_range(asked, outcome.size)
     start, end = span or (0, outcome.size)
-    name = f"answers/{outcome.sha256}"
-    try:
-        async with answering(_READING):
-            first = await objects.read_range(name, start, min(end, start + _CHUNK))
-    except MissingObjectError as error:
-        raise _gone(job.finished or job.created) from error
-    except StoreDownError as error:
-        raise unavailable("jobs_unavailable", str(error)) from error
+    body = pieces(objects, job, outcome, start, end)
+    first = await anext(body)  # what is gone is an answer of its own
     headers["Content-Length"] = str(end - start)
     if span:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{outcome.size}"
-    body = _chunks(objects, name, first, start + len(first), end)
-    return StreamingResponse(body, 206 if span else 200, headers, outcome.media_type)
+    whole = _after(first, body)
+    return StreamingResponse(whole, 206 if span else 200, headers, outcome.media_type)
 
 
 def polling(job: Job) -> dict[str, str]:
@@ -55,17 +49,33 @@ def polling(job: Job) -> dict[str, str]:
     return {"Retry-After": str(seconds), "openai-poll-after-ms": str(_POLL_MS)}
 
 
-async def _chunks(
-    objects: Objects, name: str, first: bytes, at: int, end: int
+async def pieces(
+    objects: Objects, job: Job, outcome: Outcome, start: int, end: int
 ) -> AsyncIterator[bytes]:
-    yield first
-    while at < end:
-        piece = await objects.read_range(name, at, min(end, at + _CHUNK))
-        at += len(piece)
+    """The bytes `start` … `end − 1` of an answer; a 410 where they are gone, a 503 where the store
+    does not give them in time.
+    """
+    while start < end:
+        try:
+            async with answering(_READING):
+                name = f"answers/{outcome.sha256}"
+                piece = await objects.read_range(name, start, min(end, start + _CHUNK))
+        except MissingObjectError as error:
+            raise _gone(job.finished or job.created) from error
+        except StoreDownError as error:
+            raise unavailable("jobs_unavailable", str(error)) from error
+        start += len(piece)
         yield piece
 
 
-def _outcome(queue: JobQueue, job: Job) -> Outcome:
+async def _after(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for each in others:
+        yield each
+
+
+def outcome_of(queue: JobQueue, job: Job) -> Outcome:
+    """What a job has made; a 409 where there is nothing, a 410 where it is not kept any more."""
     if (when := queue.expired(job)) is not None:
         raise _gone(when)
     if job.outcome is not None:

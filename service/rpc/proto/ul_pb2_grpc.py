@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from unified_latents.service.rpc.proto import ul_pb2 as unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -50,6 +51,16 @@ class UnifiedLatentsStub:
                 request_serializer=unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.DecodeRequest.SerializeToString,
                 response_deserializer=unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.Event.FromString,
                 _registered_method=True)
+        self.Submit = channel.unary_unary(
+                '/ul.v1.UnifiedLatents/Submit',
+                request_serializer=unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.SubmitRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.ReadAnswer = channel.unary_stream(
+                '/ul.v1.UnifiedLatents/ReadAnswer',
+                request_serializer=unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.ReadAnswerRequest.SerializeToString,
+                response_deserializer=unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.AnswerPart.FromString,
+                _registered_method=True)
 
 
 class UnifiedLatentsServicer:
@@ -78,6 +89,23 @@ class UnifiedLatentsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Submit(self, request, context):
+        """One of the three, later: a job, which outlives this call and the service, as POST /jobs queues
+        it; scopes `jobs` and the call's own. google.longrunning.Operations gets, waits for, cancels and
+        deletes it. Its metadata is a JobMetadata, its response a JobAnswer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadAnswer(self, request, context):
+        """The bytes of an operation's answer, in order; scope `jobs`. FAILED_PRECONDITION while there are
+        none or where there will be none, NOT_FOUND when they are not kept any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UnifiedLatentsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +123,16 @@ def add_UnifiedLatentsServicer_to_server(servicer, server):
                     servicer.Decode,
                     request_deserializer=unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.DecodeRequest.FromString,
                     response_serializer=unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.Event.SerializeToString,
+            ),
+            'Submit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Submit,
+                    request_deserializer=unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.SubmitRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'ReadAnswer': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadAnswer,
+                    request_deserializer=unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.ReadAnswerRequest.FromString,
+                    response_serializer=unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.AnswerPart.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +217,60 @@ class UnifiedLatents:
             '/ul.v1.UnifiedLatents/Decode',
             unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.DecodeRequest.SerializeToString,
             unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.Event.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Submit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ul.v1.UnifiedLatents/Submit',
+            unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.SubmitRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadAnswer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ul.v1.UnifiedLatents/ReadAnswer',
+            unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.ReadAnswerRequest.SerializeToString,
+            unified__latents_dot_service_dot_rpc_dot_proto_dot_ul__pb2.AnswerPart.FromString,
             options,
             channel_credentials,
             insecure,
