@@ -7,7 +7,7 @@ the end of a job.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,6 +21,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 PATIENCE = 3.0
 """Seconds after which a client is told that the store is down."""
 _CONNECT = 1.0
+_AGAIN = 1.0
+"""Seconds after which a task that has not ended is cancelled once more."""
 _OUTAGE = 600
 """Tries, a second apart, of a worker to write the end of a job."""
 _TRANSIENT = [BusyLoadingError, RedisConnectionError, RedisTimeoutError]
@@ -70,3 +72,17 @@ async def answering(within: float = PATIENCE) -> AsyncIterator[None]:
             yield
     except (RedisError, OSError, TimeoutError) as error:
         raise StoreDownError(f"the job store does not answer ({type(error).__name__})") from error
+
+
+async def ended(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks that use an impatient client until they have ended.
+
+    Once is not enough: in Python 3.11 `asyncio.wait_for`, in which redis-py sends, returns what has
+    just succeeded and forgets that it was cancelled.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_AGAIN)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -115,9 +115,7 @@ class Jobs:
             self.worker = None
         await self._webhooks.stop()
         await self.batches.stop()
-        for chore in self._chores:
-            chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        await connection.ended(self._chores)
         for client in (self._client, self._lasting):
             await client.aclose()
         if self._store is not None:

@@ -118,9 +118,7 @@ class Webhooks:
 
     async def stop(self) -> None:
         """What is being delivered is delivered again by somebody else."""
-        for chore in self._chores:
-            chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        await connection.ended(self._chores)
         if self._bull is not None:
             with contextlib.suppress(TimeoutError, RedisError, OSError):
                 async with asyncio.timeout(_TIMEOUT):

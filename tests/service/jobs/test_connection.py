@@ -11,6 +11,7 @@ from unified_latents.service.jobs.connection import (
     PATIENCE,
     StoreDownError,
     answering,
+    ended,
     impatient,
 )
 
@@ -46,5 +47,31 @@ def test_other_errors_are_not_outages(run: Callable[..., None]) -> None:
         with pytest.raises(ZeroDivisionError):
             async with answering():
                 await asyncio.sleep(1 / 0)
+
+    run(body)
+
+
+def test_who_swallows_a_cancellation_is_cancelled_again(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unified_latents.service.jobs.connection._AGAIN", 0.01)
+    told: list[int] = []
+
+    async def deaf() -> None:
+        while len(told) < 3:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                told.append(1)
+
+    async def broken() -> None:
+        raise StoreDownError("before anybody asked")
+
+    async def body() -> None:
+        tasks = [asyncio.create_task(deaf()), asyncio.create_task(broken())]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            await ended(tasks)
+        assert (len(told), [task.done() for task in tasks]) == (3, [True, True])
 
     run(body)
