@@ -17,6 +17,7 @@ from unified_latents.service.jobs.queue import FinishedError
 from unified_latents.service.jobs.runtime import Jobs
 from unified_latents.service.rpc.asking import Context, asked
 from unified_latents.service.rpc.replies import job_of, operation
+from unified_latents.service.rpc.requests import seconds
 
 _PAGE = 50
 _MAX_PAGE = 200
@@ -82,7 +83,7 @@ class Operations(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc] 
     ) -> operations_pb2.Operation:
         """The job when it has ended, or as it is after `timeout`."""
         async with asked(self._service, context, "WaitOperation", "jobs") as who:
-            limit = request.timeout.ToTimedelta().total_seconds()
+            limit = seconds(request.timeout)
             jobs, identity = self._jobs(), job_of(request.name)
             job = await jobs.queue.get(identity, who.caller.name)
             with suppress(TimeoutError):

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Set
 from typing import Any, TypeVar
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from pydantic import BaseModel, ValidationError
 
@@ -61,7 +62,7 @@ async def order(service: core.Service, message: ul_pb2.SubmitRequest) -> Order:
     """The job that a message asks for; a Problem as POST /jobs would answer it."""
     said = _said(message, {"generate", "encode", "decode", "idempotency_key", "deadline"})
     if message.HasField("deadline"):
-        said["deadline"] = message.deadline.ToTimedelta().total_seconds()
+        said["deadline"] = seconds(message.deadline)
     how = _checked(JobOptions, said)
     bare = ul_pb2.SubmitRequest()
     bare.CopyFrom(message)
@@ -70,6 +71,11 @@ async def order(service: core.Service, message: ul_pb2.SubmitRequest) -> Order:
     key = message.idempotency_key if message.HasField("idempotency_key") else None
     options = Options(how.priority, how.deadline, how.webhook)
     return Order(await _later(service, message, how.accept), digest, options, key)
+
+
+def seconds(span: Duration) -> float:
+    """Of a span of any length, which a `timedelta` cannot hold."""
+    return float(span.seconds + span.nanos / 1e9)
 
 
 async def _later(service: core.Service, message: ul_pb2.SubmitRequest, accept: str) -> Call:

@@ -199,7 +199,10 @@ def test_what_is_wrong_is_named(desk: Desk, details: Callable[..., Any]) -> None
     never.deadline.FromSeconds(0)
     long = SubmitRequest(generate=CIRCLE)
     long.deadline.FromSeconds(8 * 86_400)
+    endless = SubmitRequest(generate=CIRCLE)
+    endless.deadline.seconds = 2**62
     cases = {**WRONG, "no time": (never, "deadline"), "a long time": (long, "deadline")}
+    cases["no end"] = (endless, "deadline")
 
     async def talk() -> None:
         async with talking(desk) as ours:

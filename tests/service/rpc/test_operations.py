@@ -54,7 +54,9 @@ def test_a_job_is_waited_for_and_its_answer_named(desk: Desk) -> None:
         async with talking(desk) as stub:
             job = await queue(desk)
             name = f"operations/{job.id}"
-            ended = await stub.WaitOperation(lro.WaitOperationRequest(name=name), timeout=30)
+            endless = lro.WaitOperationRequest(name=name)
+            endless.timeout.seconds = 2**62
+            ended = await stub.WaitOperation(endless, timeout=30)
             assert ended.done
             answer, metadata = JobAnswer(), JobMetadata()
             assert ended.response.Unpack(answer)
