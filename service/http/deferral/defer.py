@@ -100,6 +100,8 @@ async def submit(service: core.Service, who: Caller, order: Order) -> Submitted:
     except StoreDownError as error:
         service.admission.give_back(who, charged)
         raise down(error) from error
+    if not made.new:
+        service.admission.give_back(who, charged)
     if made.job.spec.digest != order.digest:
         message = "stands for another request"
         field = FieldError(field="Idempotency-Key", message=message)

@@ -55,5 +55,26 @@ def test_keys_for_jobs(
         assert client.post("/jobs", json=body).status_code == 429
 
 
+def test_clients_that_ask_for_one_job_at_once_pay_for_one(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them finds it there when it looks, and all but one find it when they queue it."""
+    desk = Desk(url, tmp_path, job_slots=0)
+    secret, key = create("me", ["generate", "jobs"], budget=10)
+    app = create_app(desk.jobs._settings, desk.engine, desk.metrics, KeyRing([key]), jobs=desk.jobs)
+    headers = {"authorization": f"Bearer {secret}", "idempotency-key": "one"}
+    one = {"label": "circle", "steps": {"base": 2, "decode": 2}, "guidance": 1.0}
+    monkeypatch.setattr(desk.jobs.queue, "knows", _unknown)
+    with TestClient(app, headers=headers) as client:
+        body = {"kind": "generate", "request": one}
+        answers = [client.post("/jobs", json=body) for _ in range(5)]
+        assert [answer.status_code for answer in answers] == [202] * 5
+        assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+async def _unknown(*_: object) -> bool:
+    return False
+
+
 async def _down(*_: object, **__: object) -> None:
     raise StoreDownError("gone")
