@@ -218,8 +218,8 @@ class Attempt:
             await asyncio.sleep(_PAUSE)
 
     async def _save(self) -> None:
-        """Keep the latest snapshot, if the job is still this attempt's."""
-        snapshot, self._snapshot = self._snapshot, None
+        """Keep the latest snapshot, if the job is still this attempt's; it waits where it fails."""
+        snapshot = self._snapshot
         if snapshot is None:
             return
         self._learn(await self._bench.events.held(self._job.id, self._token))
@@ -228,6 +228,8 @@ class Attempt:
             write = self._bench.objects.write(state_of(self._job.id), data)
             self._writing = [asyncio.ensure_future(write)]
             await asyncio.shield(self._writing[0])
+        if self._snapshot is snapshot:
+            self._snapshot = None
 
     def _learn(self, held: Held) -> None:
         if held != "held":
