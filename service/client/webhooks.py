@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+from standardwebhooks.webhooks import (
+    EmptyWebhookSecretError,
+    Webhook,
+    WebhookVerificationError,
+)
 
 from unified_latents.service.client.errors import SignatureError
 from unified_latents.service.client.results import Notice
@@ -20,6 +24,6 @@ def read_webhook(body: bytes, headers: Mapping[str, str], secret: str) -> Notice
     kept = {name.lower(): value for name, value in headers.items()}
     try:
         Webhook(secret).verify(body, kept, json_parse=False)
-    except (WebhookVerificationError, ValueError) as error:
+    except (WebhookVerificationError, EmptyWebhookSecretError, ValueError) as error:
         raise SignatureError(f"this is no webhook of the secret's: {error}") from error
     return Notice.of(kept["webhook-id"], json.loads(body))

@@ -49,3 +49,9 @@ def test_what_is_not_of_the_service_is_refused(
 ) -> None:
     with pytest.raises(SignatureError):
         read_webhook(body, {**headers(secret, age=age), **change}, NEW)
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_"])
+def test_no_secret_signs_nothing(secret: str) -> None:
+    with pytest.raises(SignatureError):
+        read_webhook(BODY, headers(NEW), secret)
