@@ -83,7 +83,8 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=36_000_000, ge=1)
     max_samples: int = Field(default=64, ge=1, le=1024)
     max_frames: int = Field(default=1024, ge=1)
-    """Of all the clips of a request together, where they are longer than the model's own."""
+    """Of all the clips of a request together, where they are longer than the model's own; of a file
+    they have no more pixels in all than `max_pixels` in each frame of a clip of that length."""
     max_rows: int = Field(default=32, ge=1, le=1024)
     max_pending: int = Field(default=256, ge=1)
     queue_row_steps: int = Field(default=200_000, ge=1)

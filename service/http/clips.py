@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Literal, cast
@@ -19,6 +20,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from unified_latents.service.engine.messages import Array
@@ -27,8 +29,6 @@ from unified_latents.service.http.negotiation import Format
 from unified_latents.service.http.problems import FieldError, Problem, invalid
 
 Film = Literal["mp4", "webm", "gif", "apng"]
-MOST = 1024
-"""Frames of one file, where no model says how many."""
 RATE = 8
 """Frames a second of what we write."""
 _STILL = ("PNG", "WEBP", "GIF", "JPEG")
@@ -73,6 +73,28 @@ def each(files: Sequence[bytes], most: int, max_pixels: int, field: str) -> Iter
             yield frame
 
 
+def difference(original: bytes, own: bytes, field: str) -> float:
+    """The largest of two files' pixels, in steps of 255; a Problem where their shapes differ.
+
+    The original is read frame by frame, and no further than our own file goes.
+    """
+    mine = [_rgb(frame) for frame in _frames(own, sys.maxsize, field)]
+    height, width, _ = mine[0].shape
+    largest = count = 0
+    for frame in each([original], len(mine), height * width, field):
+        if frame.size != (width, height):
+            raise invalid(field, "has another size", f"{height}x{width}")
+        largest = max(largest, int(np.abs(_rgb(frame) - mine[count]).max()))
+        count += 1
+    if count < len(mine):
+        raise invalid(field, "has too few frames", len(mine))
+    return float(largest)
+
+
+def _rgb(frame: Image.Image) -> NDArray[np.int16]:
+    return np.asarray(frame.convert("RGB"), np.int16)
+
+
 def _frames(data: bytes, max_pixels: int, field: str) -> Iterator[Image.Image]:
     try:
         if (demuxer := _demuxer(data)) is not None:
@@ -113,9 +135,13 @@ def _animation(data: bytes, max_pixels: int, field: str) -> Iterator[Image.Image
 
 def _bound(width: int, height: int, max_pixels: int, field: str) -> None:
     if width * height > max_pixels:
-        message = "has too many pixels a frame"
-        error = FieldError(field=field, message=message, limit=max_pixels)
-        raise Problem(422, "too_many_pixels", f"{field}: {message}", [error])
+        raise too_large(field, "has too many pixels a frame", max_pixels)
+
+
+def too_large(field: str, message: str, limit: int) -> Problem:
+    """A 422 about the pixels of a file."""
+    fault = FieldError(field=field, message=message, limit=limit)
+    return Problem(422, "too_many_pixels", f"{field}: {message}", [fault])
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from PIL.Image import Image
 
@@ -87,12 +87,22 @@ def _whole(data: bytes, card: ModelCard, how: Fit, settings: Settings) -> tuple[
     own, step = card.size[0], stride(card)
     limit = max(own, most(card, settings))
     found = clips.each([data], limit, settings.max_pixels, "image")
-    clip, report = _stacked(found, card, how)
+    clip, report = _stacked(_bounded(found, own * settings.max_pixels), card, how)
     frames = clip.shape[1]
     if frames < own or frames % step:
         longer = f", or more in steps of {step}" if limit > own else ""
         raise invalid("image", f"has {frames} frames where {own} are needed{longer}", own)
     return clip, report
+
+
+def _bounded(frames: Iterable[Image], most: int) -> Iterator[Image]:
+    """Longer clips have no more pixels in all than those of the model's own length may have."""
+    pixels = 0
+    for frame in frames:
+        pixels += frame.width * frame.height
+        if pixels > most:
+            raise clips.too_large("image", "has too many pixels in all its frames", most)
+        yield frame
 
 
 def _stacked(frames: Iterable[Image], card: ModelCard, how: Fit) -> tuple[Array, FitReport]:

@@ -280,10 +280,9 @@ def difference(
     files: tuple[bytes, bytes], receipt: Receipt, card: ModelCard, settings: Settings
 ) -> float:
     """The largest difference of two files: in latent units, or in steps of 255."""
-    if receipt.format == "latents":
-        one, other = (_values(file, card, receipt.n, settings) for file in files)
-    else:
-        one, other = (_pixels(file, settings.max_pixels) for file in files)
+    if receipt.format != "latents":
+        return clips.difference(*files, "original")
+    one, other = (_values(file, card, receipt.n, settings) for file in files)
     if one.shape != other.shape:
         raise invalid("original", "has another shape", str(list(other.shape)))
     return float(np.abs(one - other).max())
@@ -292,8 +291,3 @@ def difference(
 def _values(file: bytes, card: ModelCard, n: int, settings: Settings) -> NDArray[np.float64]:
     z = latents.read(file, card, n, frames.most(card, settings)).z
     return np.frombuffer(z.data, "<f4").reshape(z.shape).astype(np.float64)
-
-
-def _pixels(file: bytes, max_pixels: int) -> NDArray[np.float64]:
-    shots = clips.each([file], clips.MOST, max_pixels, "original")
-    return np.stack([np.asarray(shot.convert("RGB"), np.float64) for shot in shots])

@@ -178,6 +178,8 @@ def test_frames_are_bounded(http: TestClient, engine: FakeEngine, check_problem:
     headers = {"Content-Type": "image/apng"}
     many = http.post("/encode", content=film(36), headers=headers)
     assert check_problem(many, 422, "image")["limit"] == 32
+    large = http.post("/encode", content=film(8, (90, 90)), headers=headers)
+    assert check_problem(large, 422, "image")["limit"] == 4 * 10_000
     short = http.post("/encode", content=film(3), headers=headers)
     assert check_problem(short, 422, "image")["limit"] == 4
     rated = http.post("/encode?bitrate=true", content=film(8), headers=headers)
@@ -231,3 +233,18 @@ def test_a_receipt_with_another_format_is_refused_before_it_is_run(
     answer = http.post("/replay", json={"receipt": item["receipt"] | {"format": format}})
     check_problem(answer, 422, "receipt.format")
     assert len(engine.requests) == ran
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "limit"),
+    [(1, (90, 90), 64), (9, (8, 8), 4), (2, (8, 8), 4), (4, (4, 8), "8x8")],
+)
+def test_an_original_is_read_no_further_than_what_it_is_compared_with(
+    http: TestClient, check_problem: Check, frames: int, size: tuple[int, int], limit: object
+) -> None:
+    item = ask(http, format="apng").json()["data"][0]
+    file = film(frames, size)
+    changes = {"numerics": "another", "sha256": hashlib.sha256(file).hexdigest()}
+    body = {"receipt": {**item["receipt"], **changes}, "tolerance": True}
+    answer = http.post("/replay", json={**body, "original": base64_of(file)})
+    assert check_problem(answer, 422)["errors"][0]["limit"] == limit
