@@ -5,6 +5,7 @@ modulate(x) = LN(x) (1 + scale) + shift        residual(x, y) = x + gate · y
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,11 +18,11 @@ def modulate(
 ) -> Float[Tensor, "n l d"]:
     """Layer norm without affine, then one shift and scale a sample."""
     normed = F.layer_norm(x, x.shape[-1:], eps=_EPSILON)
-    return normed * (1 + scale[:, None]) + shift[:, None]
+    return torch.addcmul(shift[:, None], normed, 1 + scale[:, None])
 
 
 def gated_residual(
     x: Float[Tensor, "n l d"], y: Float[Tensor, "n l d"], gate: Float[Tensor, "n d"]
 ) -> Float[Tensor, "n l d"]:
     """x + gate · y, one gate a sample and channel."""
-    return x + gate[:, None] * y
+    return torch.addcmul(x, gate[:, None], y)
