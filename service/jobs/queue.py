@@ -123,15 +123,19 @@ class JobQueue:
         except UnknownJobError:
             return False
 
-    async def page(self, owner: str, limit: int, before: str | None) -> Page:
-        """An owner's jobs, the newest first, from the cursor of the page before."""
+    async def page(self, owner: str, limit: int, before: str | None, prefix: str = "") -> Page:
+        """An owner's jobs, the newest first, from the cursor of the page before.
+
+        Of `limit` jobs those are read whose ids begin with `prefix`: fewer, or none, on a page.
+        """
         start = f"({before}" if before else "+"
         async with answering():
             found: Any = await self.client.zrange(
                 *(self._index(owner), start, "-"), bylex=True, desc=True, offset=0, num=limit
             )
             members: list[str] = found
-            jobs = await self._read([member.partition("-")[2] for member in members])
+            identities = [member.partition("-")[2] for member in members]
+            jobs = await self._read([each for each in identities if each.startswith(prefix)])
         return Page(jobs, members[-1] if len(members) == limit else None)
 
     async def cancel(self, identity: str, owner: str) -> Job:

@@ -125,17 +125,18 @@ def _fill(found: Backlog, live: Server, url: str, jobs: int) -> None:
     """The first tenth warms up; memory is counted from there."""
     few = jobs // _ENDS
     late = range(jobs, jobs + len(URGENT))
-    with Redis.from_url(url) as redis, closing(Link(live.url)) as one:
-        found.submitted += [one.submit(seed) for seed in range(few)]
+    with Redis.from_url(url) as redis:
+        found.submitted += _alone(live, range(few))
         before = _held(redis)
         began = time.perf_counter()
         with _counted(live, found.crowd):
             found.submitted += _together(live, range(few, jobs - few))
         found.rate = (jobs - 2 * few) / (time.perf_counter() - began)
         with _counted(live, found.alone):
-            found.submitted += [one.submit(seed) for seed in range(jobs - few, jobs)]
+            found.submitted += _alone(live, range(jobs - few, jobs))
         found.memory = (_held(redis) - before) / (jobs - few)
-        found.submitted += [one.submit(*each) for each in zip(late, URGENT, strict=True)]
+        for seed, priority in zip(late, URGENT, strict=True):
+            found.submitted += _alone(live, [seed], priority)
     found.order = [*reversed(late), *range(_FIRST)]
 
 
@@ -144,6 +145,12 @@ def _held(redis: Redis) -> int:
     info: Any = redis.info("memory")
     held: int = info["used_memory"] - info["mem_clients_normal"] - info["mem_aof_buffer"]
     return held
+
+
+def _alone(live: Server, seeds: Sequence[int], priority: int = DEFAULT_PRIORITY) -> list[str]:
+    """Jobs from one client, on a connection that was not idle before."""
+    with closing(Link(live.url)) as one:
+        return [one.submit(seed, priority) for seed in seeds]
 
 
 def _together(live: Server, seeds: Sequence[int]) -> list[str]:

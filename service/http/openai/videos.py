@@ -203,10 +203,9 @@ def view(job: Job, service: core.Service, queue: JobQueue) -> VideoObject:
 async def _videos(queue: JobQueue, owner: str, before: str | None) -> AsyncIterator[Job]:
     """Of an owner's jobs those that are videos, the newest first."""
     while True:
-        found = await queue.page(owner, _PAGE, before)
+        found = await queue.page(owner, _PAGE, before, PREFIX)
         for job in found.jobs:
-            if job.id.startswith(PREFIX):
-                yield job
+            yield job
         if (before := found.cursor) is None:
             return
 

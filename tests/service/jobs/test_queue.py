@@ -43,6 +43,22 @@ def test_pages_hold_every_job_once_the_newest_first(run: Callable[..., None], de
     run(body)
 
 
+def test_a_page_reads_only_the_jobs_of_a_prefix(run: Callable[..., None], desk: Any) -> None:
+    async def body() -> None:
+        here = desk(job_slots=0)
+        async with here.open() as jobs:
+            made = [(await here.submit(str(i))).id for i in range(5)]
+            pages: list[list[str]] = []
+            cursor = None
+            while not pages or cursor is not None:
+                page = await jobs.queue.page("", 2, cursor, made[2])
+                pages.append([job.id for job in page.jobs])
+                cursor = page.cursor
+            assert sorted(pages) == [[], [], [made[2]]]
+
+    run(body)
+
+
 def test_a_job_is_its_owners(run: Callable[..., None], desk: Any) -> None:
     async def body() -> None:
         here = desk(job_slots=0)
