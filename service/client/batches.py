@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from unified_latents.service.client.calls import Ask, Dialogue, Pause, asked, poll, wire
-from unified_latents.service.client.errors import JobError
+from unified_latents.service.client.calls import Ask, Dialogue, asked, followed, wire
 from unified_latents.service.client.results import Batch, Row
 from unified_latents.service.client.retry import Retries
 
@@ -52,22 +50,8 @@ def wait(
     timeout: float | None,
     on_progress: Callable[[Batch], object] | None,
 ) -> Dialogue[Batch]:
-    """The batch once all its rows have ended; JobError where it did not come so far."""
-    until = float("inf") if timeout is None else time.monotonic() + timeout
-    before: Batch | None = None
-    while True:
-        answer = yield from asked(Ask("GET", f"/batches/{identity}"), retries)
-        now = Batch.of(answer.json())
-        if on_progress is not None and now != before:
-            on_progress(now)
-        if now.state == "succeeded":
-            return now
-        if now.ended:
-            raise JobError(identity, now.state, *(now.reason or ("", "")))
-        before, pause = now, poll(answer.headers)
-        if time.monotonic() + pause > until:
-            raise TimeoutError(f"{identity} is {now.state}, {now.done} of {now.rows} rows")
-        yield Pause(pause)
+    """The batch once all its rows have ended, as `calls.followed`."""
+    return (yield from followed(retries, f"/batches/{identity}", Batch.of, timeout, on_progress))
 
 
 def output(retries: Retries, identity: str) -> Dialogue[list[Row]]:

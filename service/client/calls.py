@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from unified_latents.service.client.errors import JobError, ProblemError, UnreachableError
-from unified_latents.service.client.results import Job, Latent, Picture
+from unified_latents.service.client.results import Batch, Job, Latent, Picture
 from unified_latents.service.client.retry import Retries
 
 LATENT = "application/vnd.ul.latent+safetensors"
@@ -62,6 +62,7 @@ class Answer:
 
 
 T = TypeVar("T")
+Followed = TypeVar("Followed", Job, Batch)
 Dialogue = Generator[Ask | Pause, Answer, T]
 
 
@@ -149,21 +150,35 @@ def wait(
     timeout: float | None,
     on_progress: Callable[[Job], object] | None,
 ) -> Dialogue[Job]:
-    """The job once it has succeeded; JobError where it ended otherwise, TimeoutError in time."""
+    """The job once it has succeeded, as `followed`."""
+    return (yield from followed(retries, f"/jobs/{identity}", Job.of, timeout, on_progress))
+
+
+def followed(
+    retries: Retries,
+    path: str,
+    of: Callable[[dict[str, Any]], Followed],
+    timeout: float | None,
+    on_progress: Callable[[Followed], object] | None,
+) -> Dialogue[Followed]:
+    """What is at `path`, once it has succeeded.
+
+    JobError where it ended otherwise, TimeoutError where it has not in `timeout` seconds.
+    """
     until = float("inf") if timeout is None else time.monotonic() + timeout
-    before: Job | None = None
+    before: Followed | None = None
     while True:
-        answer = yield from asked(Ask("GET", f"/jobs/{identity}"), retries)
-        now = Job.of(answer.json())
+        answer = yield from asked(Ask("GET", path), retries)
+        now = of(answer.json())
         if on_progress is not None and now != before:
             on_progress(now)
         if now.state == "succeeded":
             return now
         if now.ended:
-            raise JobError(identity, now.state, *(now.reason or ("", "")))
-        before, pause = now, poll(answer.headers)
+            raise JobError(now.id, now.state, *(now.reason or ("", "")))
+        before, pause = now, _poll(answer.headers)
         if time.monotonic() + pause > until:
-            raise TimeoutError(f"{identity} is {now.state}, {now.done} of {now.steps} steps")
+            raise TimeoutError(f"{now.id} is {now.state}, {now.counted}")
         yield Pause(pause)
 
 
@@ -215,7 +230,7 @@ def _query(fields: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def poll(headers: Mapping[str, str]) -> float:
+def _poll(headers: Mapping[str, str]) -> float:
     """Seconds until a look is worth it."""
     try:
         return max(0.01, float(headers["openai-poll-after-ms"]) / 1000)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+_ENDED = ("succeeded", "failed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,12 @@ class Job:
     @property
     def ended(self) -> bool:
         """Whether its state is final."""
-        return self.state in ("succeeded", "failed", "cancelled")
+        return self.state in _ENDED
+
+    @property
+    def counted(self) -> str:
+        """How far it is, in words."""
+        return f"{self.done} of {self.steps} steps"
 
     @classmethod
     def of(cls, view: dict[str, Any]) -> Self:
@@ -110,7 +116,7 @@ class Job:
             eta=progress.get("eta"),
             attempts=view["attempts"],
             created=datetime.fromisoformat(view["created_at"]),
-            reason=(reason["code"], reason["detail"]) if reason else None,
+            reason=_reason(reason),
             media_type=answer["media_type"] if answer else None,
         )
 
@@ -131,7 +137,12 @@ class Batch:
     @property
     def ended(self) -> bool:
         """Whether its state is final."""
-        return self.state in ("succeeded", "failed", "cancelled")
+        return self.state in _ENDED
+
+    @property
+    def counted(self) -> str:
+        """How far it is, in words."""
+        return f"{self.done} of {self.rows} rows"
 
     @classmethod
     def of(cls, view: dict[str, Any]) -> Self:
@@ -143,7 +154,7 @@ class Batch:
             rows=rows["total"],
             done=rows["ended"],
             failed=rows["failed"],
-            reason=(reason["code"], reason["detail"]) if reason else None,
+            reason=_reason(reason),
         )
 
 
@@ -187,7 +198,7 @@ class Notice:
             kind=data["kind"],
             model=data["model"],
             state=data["state"],
-            reason=(reason["code"], reason["detail"]) if reason else None,
+            reason=_reason(reason),
         )
 
 
@@ -198,3 +209,7 @@ class Event:
     kind: str
     data: dict[str, Any]
     id: str = ""
+
+
+def _reason(said: dict[str, str] | None) -> tuple[str, str] | None:
+    return (said["code"], said["detail"]) if said else None
