@@ -62,7 +62,7 @@ class Answer:
 
 
 T = TypeVar("T")
-Followed = TypeVar("Followed", Job, Batch)
+Work = TypeVar("Work", Job, Batch)
 Dialogue = Generator[Ask | Pause, Answer, T]
 
 
@@ -157,16 +157,16 @@ def wait(
 def followed(
     retries: Retries,
     path: str,
-    of: Callable[[dict[str, Any]], Followed],
+    of: Callable[[dict[str, Any]], Work],
     timeout: float | None,
-    on_progress: Callable[[Followed], object] | None,
-) -> Dialogue[Followed]:
+    on_progress: Callable[[Work], object] | None,
+) -> Dialogue[Work]:
     """What is at `path`, once it has succeeded.
 
     JobError where it ended otherwise, TimeoutError where it has not in `timeout` seconds.
     """
     until = float("inf") if timeout is None else time.monotonic() + timeout
-    before: Followed | None = None
+    before: Work | None = None
     while True:
         answer = yield from asked(Ask("GET", path), retries)
         now = of(answer.json())

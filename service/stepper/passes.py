@@ -205,7 +205,8 @@ def _walk(sample: Sample) -> Walk:
 
 def _gather(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     walks = [_walk(sample) for sample in samples]
-    x_t = torch.stack([sample.cut(_walk(sample).state.x_t) for sample in samples])
+    pairs = zip(samples, walks, strict=True)
+    x_t = torch.stack([sample.cut(walk.state.x_t) for sample, walk in pairs])
     return x_t, torch.stack([walk.log_snr for walk in walks]).to(x_t.device)
 
 
