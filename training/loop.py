@@ -7,6 +7,8 @@ computed, never which step it is.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +21,11 @@ from torch import Tensor, nn
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.order import mix
 from unified_latents.training.recipes import Training
+
+_TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
+_KEPT = 2**30
+"""Bytes: `mallopt`'s limit of what is kept, for a block and for the end of the heap."""
 
 
 class Terms(NamedTuple):
@@ -70,6 +77,17 @@ def lay_out(module: nn.Module) -> None:
     for weight in module.parameters():
         if layout := layouts.get(weight.ndim):
             weight.data = weight.data.contiguous(memory_format=layout)
+
+
+def keep_freed() -> bool:
+    """glibc keeps what a step frees for the next; False where the C library is another.
+
+    By default the system clears every page of a large activation anew, step after step.
+    """
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return False
+    mapped, trimmed = (libc.mallopt(option, _KEPT) for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+    return bool(mapped and trimmed)
 
 
 def prepare(accelerator: Accelerator, task: Task, training: Training) -> Trainer:

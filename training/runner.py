@@ -102,7 +102,8 @@ def interruptible() -> Iterator[Interrupt]:
 
 
 def accelerate(training: Training, out: Path) -> Accelerator:
-    """The accelerator of a run that logs under `out`."""
+    """The accelerator of a run that logs under `out`; what a step frees stays with the process."""
+    loop.keep_freed()
     return Accelerator(
         mixed_precision=training.precision,
         gradient_accumulation_steps=training.accumulation,

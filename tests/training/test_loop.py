@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -100,3 +102,36 @@ def test_a_batch_that_ranks_cannot_share_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(TrainingError, match="8 does not split over 3 ranks"):
         loop.prepare(Three(), Slope(8), Training(steps=1, batch=8))
+
+
+_PROGRAM = """
+import resource, sys
+import torch
+from unified_latents.training.loop import keep_freed
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def step():
+    torch.ones(2**24)
+
+if sys.argv[1] == "kept":
+    assert keep_freed()
+for _ in range(2):
+    step()
+before = faults()
+step()
+print(faults() - before)
+"""
+
+
+def _faults(how: str) -> int:
+    command = [sys.executable, "-P", "-c", _PROGRAM, how]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults of glibc's allocator")
+def test_a_step_of_the_same_sizes_as_before_takes_no_page_from_the_system() -> None:
+    pages = 2**26 // 4096
+    assert _faults("kept") < pages / 50
+    assert _faults("as it is") > pages / 2

@@ -21,6 +21,17 @@ def test_threads_are_pinned_and_sleep_while_they_wait(monkeypatch: pytest.Monkey
     assert environment(EngineOptions(()))["OMP_WAIT_POLICY"] == "active"
 
 
+def test_an_engine_keeps_its_memory_unless_the_operator_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    assert {environment(EngineOptions(()))[name] for name in names} == {str(2**30)}
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "0")
+    assert environment(EngineOptions(()))["MALLOC_TRIM_THRESHOLD_"] == "0"
+
+
 @pytest.mark.parametrize(
     ("flags", "mode"),
     [("sse2 avx2 avx512f", "AVX512,STRICT"), ("sse2 avx2", "AVX2,STRICT"), ("neon", "COMPATIBLE")],
