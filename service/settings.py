@@ -27,10 +27,10 @@ def state_folder() -> Path:
 
 
 def usable_threads() -> int:
-    """The largest power of two within the cores that this process may use."""
+    """The largest power of two that leaves one of our cores to the processes around the engine."""
     known = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    return 1 << (cores.bit_length() - 1)
+    return 1 << (max(1, cores - 1).bit_length() - 1)
 
 
 def parse_model(text: str) -> tuple[str, str]:

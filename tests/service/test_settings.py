@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from unified_latents.service.settings import Settings, is_loopback, parse_model, state_folder
+from unified_latents.service.settings import (
+    Settings,
+    is_loopback,
+    parse_model,
+    state_folder,
+    usable_threads,
+)
 
 
 def test_the_defaults_need_no_environment() -> None:
@@ -56,3 +63,11 @@ def test_only_loopback_needs_no_leave(host: str, local: bool) -> None:
     assert is_loopback(host) is local
     assert Settings(host=host).allowed_address is local
     assert Settings(host=host, allow_anonymous=True).allowed_address
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (3, 2), (4, 2), (9, 8)])
+def test_threads_by_default_leave_a_core(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    assert usable_threads() == threads
