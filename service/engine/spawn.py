@@ -20,7 +20,17 @@ from unified_latents.service.engine.messages import PROTOCOL, Checkpoint, Hello
 
 _GRACE = 5.0
 _KEPT = str(2**30)
-"""Bytes."""
+DEFAULTS = {
+    "OMP_WAIT_POLICY": "passive",
+    "MALLOC_MMAP_THRESHOLD_": _KEPT,
+    "MALLOC_TRIM_THRESHOLD_": _KEPT,
+}
+"""How a process that runs networks behaves unless the operator wants it otherwise.
+
+A thread that waits for another sleeps: one that spins takes the core from the very thread it waits
+for as soon as anybody else is at work. What a pass frees, glibc keeps for the next (bytes): else
+the system clears every page of it anew.
+"""
 STEPPER = (sys.executable, "-P", "-m", "unified_latents.service.stepper")
 """`-P`: the working directory must not shadow packages."""
 
@@ -76,17 +86,7 @@ def conditional_bitwise_reproducibility(cpuinfo: Path = Path("/proc/cpuinfo")) -
 
 
 def environment(options: EngineOptions) -> dict[str, str]:
-    """The child's environment: reproducible products, pinned threads, memory that is kept.
-
-    A thread that waits for another sleeps, unless the operator wants it otherwise: one that spins
-    takes the core from the very thread it waits for as soon as anybody else is at work. What a pass
-    frees, glibc keeps for the next pass: else the system clears every page of it anew.
-    """
-    unless_said = {
-        "OMP_WAIT_POLICY": "passive",
-        "MALLOC_MMAP_THRESHOLD_": _KEPT,
-        "MALLOC_TRIM_THRESHOLD_": _KEPT,
-    }
+    """The child's: reproducible products and a pinned number of threads, `DEFAULTS` otherwise."""
     threads = str(options.threads)
     pinned = {
         "MKL_CBWR": conditional_bitwise_reproducibility(),
@@ -95,7 +95,7 @@ def environment(options: EngineOptions) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
     }
-    return {**unless_said, **os.environ, **pinned, **options.environment}
+    return {**DEFAULTS, **os.environ, **pinned, **options.environment}
 
 
 class EngineProcess:

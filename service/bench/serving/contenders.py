@@ -18,6 +18,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any, Literal
 
 from unified_latents.service.bench.serving.tasks import Picture, Task
+from unified_latents.service.engine.spawn import DEFAULTS
 
 BATCH = 16
 """Requests that a rival may put into one batch."""
@@ -133,12 +134,12 @@ def _command(name: Name, subject: Subject, port: int) -> list[str]:
 
 
 def _environment(name: Name, subject: Subject, port: int) -> dict[str, str]:
-    """Every contender's threads sleep while they wait; ours say so themselves."""
+    """Every contender's threads sleep while they wait and keep memory; ours say so themselves."""
     threads = str(subject.threads)
     if name.startswith("ours"):
         return {**os.environ, "PORT": str(port), "UL_THREADS": threads}
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
-    return {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive", **quiet}
+    return {**os.environ, "OMP_NUM_THREADS": threads, **DEFAULTS, **quiet}
 
 
 def _free_port() -> int:
