@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
+from unified_latents.service.engine.spawn import compile_ahead, packages
 from unified_latents.service.keys import SCOPES, KeyRing, create, load
 from unified_latents.service.settings import SHIPPED, Settings, parse_model, usable_threads
 
@@ -19,6 +20,7 @@ _OPEN_ADDRESS = (
     "{host} can be reached from other machines and there are no API keys: "
     "make some with `ul-serve key`, set UL_ALLOW_ANONYMOUS=1 to do without, or bind 127.0.0.1"
 )
+_NOTHING_COMPILED = "UL_COMPILED: nothing is compiled in {folder}; `ul-serve compile` does it"
 
 
 def settings_from(**said: Any) -> Settings:
@@ -30,6 +32,8 @@ def settings_from(**said: Any) -> Settings:
         raise typer.BadParameter("; ".join(faults)) from None
     if not settings.allowed_address:
         raise typer.BadParameter(_OPEN_ADDRESS.format(host=settings.host))
+    if settings.compiled is not None and not packages(settings.compiled):
+        raise typer.BadParameter(_NOTHING_COMPILED.format(folder=settings.compiled))
     return settings
 
 
@@ -89,6 +93,25 @@ def worker(
         raise typer.Exit(1)
 
 
+@cli.command("compile")
+def compile_networks(
+    model: Annotated[
+        str | None, typer.Option(help="NAME=CHECKPOINT_DIR.", metavar="NAME=DIR")
+    ] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Default: UL_COMPILED, else compiled/ in UL_HOME.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs that decide.")] = 5,
+) -> None:
+    """Make libraries of a model's networks with the C++ compiler of this machine, for its CPU."""
+    settings = Settings()
+    _, folder = parse_model(model) if model else next(iter(settings.served.items()))
+    target = into or settings.compiled or settings.home / "compiled"
+    if status := compile_ahead(folder, target, rounds, settings.threads):
+        raise typer.Exit(status)
+    typer.echo(f"Serve with UL_COMPILED={target}: restart what runs.")
+
+
 @cli.command()
 def key(
     name: Annotated[str, typer.Argument(help="Whose key: letters, digits, '-', '_', '.'.")],
@@ -123,20 +146,13 @@ def bench(
         str | None,
         typer.Option(help="Only compare this checkout's sampling with a commit's, in turns."),
     ] = None,
-    compiled: Annotated[
-        bool,
-        typer.Option("--compiled", help="Only compare compiled passes with eager ones."),
-    ] = False,
 ) -> None:
     """Time the base model against a DiT, the service against the bare loop, strict against fast."""
     name, folder = parse_model(model) if model else next(iter(Settings().served.items()))
     if against is None:
         from unified_latents.service.bench import report
 
-        if compiled:
-            report.compiled(folder, rounds or 5)
-        else:
-            typer.echo(report.run(name, folder, rounds or 5, steps or 50))
+        typer.echo(report.run(name, folder, rounds or 5, steps or 50))
         return
     from unified_latents.service.bench import against as pair
 

@@ -17,7 +17,7 @@ import uvicorn
 from unified_latents.service.engine.client import EngineClient
 from unified_latents.service.engine.messages import Checkpoint, Ready
 from unified_latents.service.engine.seam import Death, Engine, Observer
-from unified_latents.service.engine.spawn import EngineOptions
+from unified_latents.service.engine.spawn import EngineOptions, packages
 from unified_latents.service.engine.telemetry import Tick
 from unified_latents.service.http.app import ROOMS, WORKER_ROOMS, create_app
 from unified_latents.service.http.calls import answer_of
@@ -57,9 +57,10 @@ class Announcer(Observer):
         for card in ready.models:
             canary = "ok" if card.canary.ok else "FAILED"
             size = "x".join(map(str, card.size))
+            compiled = ", ".join(card.compiled) or "no network"
             log.info(
-                "model %s: %s, %d labels, %s, canary %s",
-                *(card.name, card.kind, len(card.labels), size, canary),
+                "model %s: %s, %d labels, %s, canary %s, %s compiled",
+                *(card.name, card.kind, len(card.labels), size, canary, compiled),
             )
         log.info("ready: torch %s, numerics %s", ready.torch, ready.numerics_strict)
 
@@ -174,6 +175,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         hang=settings.hang,
         patience=settings.patience,
         cache=settings.home / "cache",
+        compiled=packages(settings.compiled),
     )
 
 

@@ -10,9 +10,9 @@ import base64
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 SHIPPED = "fashion"
@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     device: str = "cpu"
     kernels: Literal["auto", "reference"] = "auto"
     """`reference`: plain torch on a GPU too, where the fused kernels would run."""
+    compiled: Path | None = None
+    """A folder that `ul-serve compile` has filled; the networks in it run as libraries. None: all
+    run as they are."""
     grace: int = Field(default=30, ge=0)
     """Seconds that open requests get to finish after SIGTERM."""
     models_root: Path | None = None
@@ -174,6 +177,12 @@ class Settings(BaseSettings):
         if value & (value - 1):
             raise ValueError("must be a power of two")
         return value
+
+    @model_validator(mode="after")
+    def _compiled_for_the_cpu(self) -> Self:
+        if self.compiled is not None and self.device != "cpu":
+            raise ValueError("compiled networks are for a CPU, UL_DEVICE is none")
+        return self
 
     @property
     def served(self) -> dict[str, str]:

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device, slice_tensors
 from torch import Tensor, nn
 
+from unified_latents.kernels import inductor
 from unified_latents.training.errors import TrainingError
 from unified_latents.training.order import mix
 from unified_latents.training.recipes import Training
@@ -108,7 +109,7 @@ def prepare(accelerator: Accelerator, task: Task, training: Training) -> Trainer
     )
     objective, optimiser = accelerator.prepare(task.objective, optimiser)
     if training.compile:
-        objective = torch.compile(objective)
+        objective = torch.compile(objective, options=inductor.OPTIONS)
     return Trainer(accelerator, objective, optimiser)
 
 

@@ -19,7 +19,6 @@ from unified_latents.service.settings import usable_threads
 IMAGES = 16
 PROBES = 500
 BATCHES = (1, 4, 8, 16)
-ROWS = (1, 2, 4, 8, 16, 32)
 STAGES = ("base", "decode", "encode")
 _MODULE = "unified_latents.service"
 _PASS_REPEATS = 5
@@ -80,13 +79,6 @@ def run(name: str, folder: str, rounds: int, steps: int) -> str:
         for stage in STAGES:
             lines += [_price(stage, n, same, fast, rounds) for n in BATCHES]
     return "\n".join(lines)
-
-
-def compiled(folder: str, rounds: int) -> None:
-    """Compiled passes against eager ones, in a process of their own with the engine's settings."""
-    sizes, module = ",".join(map(str, ROWS)), f"{_MODULE}.bench.compiled"
-    command = [sys.executable, "-P", "-m", module, folder, str(rounds), sizes]
-    subprocess.run(command, env=environment(EngineOptions((), threads=1)), check=True)
 
 
 def contests(folder: str, rounds: int, steps: int, threads: Iterable[int]) -> list[str]:

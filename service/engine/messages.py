@@ -51,19 +51,6 @@ class Checkpoint(msgspec.Struct, frozen=True):
     path: str
 
 
-class Hello(msgspec.Struct, tag="hello", frozen=True):
-    """The first message: what to load, and how much of the machine to use."""
-
-    protocol: int
-    checkpoints: tuple[Checkpoint, ...]
-    threads: int
-    max_rows: int
-    device: str
-    cache: str | None = None
-    """A folder for what an engine may lose: the costs of its passes."""
-    kernels: Literal["auto", "reference"] = "auto"
-
-
 class SampleState(msgspec.Struct, frozen=True):
     """One sample between two steps of a stage; after the last step of its last, its answer."""
 
@@ -219,6 +206,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     canary: Canary
     known_frames: int = 0
     """How many first frames of a clip a request may show the model."""
+    compiled: tuple[str, ...] = ()
+    """Networks that run as libraries made ahead of time."""
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from unified_latents.service.engine.messages import (
@@ -11,11 +13,25 @@ from unified_latents.service.engine.messages import (
     Encode,
     Event,
     Generate,
-    Hello,
     ModelCard,
     Ready,
 )
 from unified_latents.service.engine.telemetry import Costs, Tick
+
+
+class Hello(msgspec.Struct, tag="hello", frozen=True):
+    """The first message: what to load, and how much of the machine to use."""
+
+    protocol: int
+    checkpoints: tuple[Checkpoint, ...]
+    threads: int
+    max_rows: int
+    device: str
+    cache: str | None = None
+    """A folder for what an engine may lose: the costs of its passes."""
+    kernels: Literal["auto", "reference"] = "auto"
+    compiled: tuple[str, ...] = ()
+    """Folders of compiled networks."""
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):

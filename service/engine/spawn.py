@@ -12,11 +12,13 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from unified_latents.service.engine.messages import PROTOCOL, Checkpoint, Hello
+from unified_latents.service.engine.messages import PROTOCOL, Checkpoint
+from unified_latents.service.engine.protocol import Hello
 
 _GRACE = 5.0
 _KEPT = str(2**30)
@@ -33,6 +35,9 @@ the system clears every page of it anew.
 """
 STEPPER = (sys.executable, "-P", "-m", "unified_latents.service.stepper")
 """`-P`: the working directory must not shadow packages."""
+PACKAGE = "package.json"
+"""What is in every folder of a compiled network."""
+COMPILER = (sys.executable, "-P", "-W", "ignore", "-m", f"{STEPPER[-1]}.compile")
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class EngineOptions:
     """`reference`: no fused kernels, on a GPU either."""
     cache: Path | None = None
     """Where the engine keeps what its passes cost; None: nowhere."""
+    compiled: tuple[Path, ...] = ()
+    """Folders of compiled networks, to be used where they fit."""
     environment: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = STEPPER
     """Run with the number of its pipe's descriptor as one more argument."""
@@ -68,6 +75,7 @@ class EngineOptions:
             self.device,
             cache,
             self.kernels,
+            tuple(map(str, self.compiled)),
         )
 
 
@@ -96,6 +104,23 @@ def environment(options: EngineOptions) -> dict[str, str]:
         "MKL_NUM_THREADS": threads,
     }
     return {**DEFAULTS, **os.environ, **pinned, **options.environment}
+
+
+def packages(folder: Path | None) -> tuple[Path, ...]:
+    """Compiled networks in a folder: an engine that replaces another gets the same ones."""
+    found = () if folder is None else folder.glob(f"*/{PACKAGE}")
+    return tuple(sorted(path.parent.absolute() for path in found))
+
+
+def compile_ahead(checkpoint: str, into: Path, rounds: int, threads: int) -> int:
+    """`stepper.compile` in a process like an engine's; its status. Nothing is left in caches."""
+    with tempfile.TemporaryDirectory() as scratch:
+        variables = environment(EngineOptions((), threads=threads))
+        return subprocess.run(
+            [*COMPILER, checkpoint, str(into), str(rounds), str(threads)],
+            env={**variables, "TORCHINDUCTOR_CACHE_DIR": scratch},
+            check=False,
+        ).returncode
 
 
 class EngineProcess:

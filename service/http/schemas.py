@@ -259,6 +259,9 @@ class ModelEntry(BaseModel):
     kernel_fallback: Literal["forced", "no_triton"] | None = Field(
         None, description="Why a GPU runs the reference kernels; null where it does not."
     )
+    compiled: list[str] = Field(
+        description="Networks that run as libraries, made ahead of time by `ul-serve compile`."
+    )
     numerics: dict[str, str]
     canary: dict[str, Any]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from unified_latents.models import checkpoint
 from unified_latents.models.base import BaseModel
@@ -17,6 +20,8 @@ from unified_latents.service.engine.messages import (
     Preprocessing,
     Trajectory,
 )
+from unified_latents.service.stepper.compiled import Compiled, Library, NetworkName
+from unified_latents.service.stepper.numerics import arithmetic
 
 
 @dataclass(frozen=True)
@@ -27,24 +32,49 @@ class Model:
     base: BaseModel | None
     card: ModelCard
     device: str
+    compiled: Mapping[NetworkName, Compiled] = field(default_factory=dict)
+    """Networks that run as libraries."""
 
     @property
     def key(self) -> str:
         """Name and digest: rows of one key share passes."""
         return f"{self.card.name}@{self.card.digest}"
 
+    def evaluate(self, name: NetworkName, *inputs: Tensor, strict: bool) -> Tensor:
+        """What a network makes of its rows."""
+        if compiled := self.compiled.get(name):
+            return compiled(*inputs, strict=strict)
+        unified = self.unified
+        networks = {"encode": unified.encoder, "base": self.base, "decode": unified.decoder}
+        network = networks[name]
+        if network is None:
+            raise TypeError("this model has no base model")
+        with arithmetic(strict):
+            made: Tensor = network(*inputs)
+        return made
 
-def load(wanted: Checkpoint, device: str) -> Model:
-    """Load, move to `device`, run the canary; a `CheckpointError` names what is wrong."""
+
+def load(wanted: Checkpoint, device: str, library: Library | None = None) -> Model:
+    """Load, move to `device`, run the canary; a `CheckpointError` names what is wrong.
+
+    Networks that `library` has run as it has them; `PackageError` for one that is damaged.
+    """
     loaded = checkpoint.load(wanted.path)
     loaded.unified.to(device)
     if loaded.base is not None:
         loaded.base.to(device)
     report = checkpoint.check_canary(loaded)
-    return Model(loaded.unified, loaded.base, _card(wanted.name, loaded, report), device)
+    compiled = library.match(loaded.unified, loaded.base) if library else {}
+    card = _card(wanted.name, loaded, report, compiled)
+    return Model(loaded.unified, loaded.base, card, device, compiled)
 
 
-def _card(name: str, loaded: checkpoint.Checkpoint, report: CanaryReport) -> ModelCard:
+def _card(
+    name: str,
+    loaded: checkpoint.Checkpoint,
+    report: CanaryReport,
+    compiled: Mapping[NetworkName, Compiled],
+) -> ModelCard:
     card, config = loaded.card, loaded.unified.config
     training = card.preprocessing
     return ModelCard(
@@ -64,6 +94,7 @@ def _card(name: str, loaded: checkpoint.Checkpoint, report: CanaryReport) -> Mod
         licence=card.licence,
         canary=Canary(report.ok, report.latent_error, report.image_error),
         known_frames=config.known_frames,
+        compiled=tuple(sorted(compiled)),
     )
 
 

@@ -63,8 +63,11 @@ def arithmetic(strict: bool) -> AbstractContextManager[object]:
     return FixedShapes() if strict else nullcontext()
 
 
-def numerics_id(device: str, kernel_set: str, *, strict: bool) -> str:
-    """A digest of what bytes depend on besides the request: 16 hexadecimal digits."""
+def numerics_id(device: str, kernel_set: str, compiled: str | None = None, *, strict: bool) -> str:
+    """A digest of what bytes depend on besides the request: 16 hexadecimal digits.
+
+    `compiled`: the digest of the networks that run as libraries; None: there are none.
+    """
     facts = {
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -74,4 +77,6 @@ def numerics_id(device: str, kernel_set: str, *, strict: bool) -> str:
         "kernels": kernel_set,
         "mode": f"strict, blocks of {_BLOCK}" if strict else "fast",
     }
+    if compiled is not None:
+        facts["compiled"] = compiled
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

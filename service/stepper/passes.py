@@ -20,7 +20,6 @@ from unified_latents.models.sampling import NoiseKeys, Prediction, Stage, State,
 from unified_latents.service.engine.forecast import RATE_ROWS
 from unified_latents.service.engine.messages import Encode, Generate
 from unified_latents.service.engine.telemetry import StageName
-from unified_latents.service.stepper.numerics import arithmetic
 from unified_latents.service.stepper.work import Sample, Walk, WalkNoise, noised
 
 _STEP_ROWS = 8
@@ -38,8 +37,7 @@ def encode(samples: Sequence[Sample]) -> list[Outcome]:
     """uint8 pixels → z_clean, in fp32."""
     model, strict = samples[0].job.model, samples[0].job.request.strict
     x = to_unit(torch.stack([sample.cut(_given(sample)) for sample in samples]))
-    with arithmetic(strict):
-        z_clean = model.unified.encoder(x)
+    z_clean = model.evaluate("encode", x, strict=strict)
     made = _made(samples, z_clean)
     return [*_taken(made), *(Outcome(s, all(finite(z[None])), z) for s, z in made.whole)]
 
@@ -83,8 +81,7 @@ def base(samples: Sequence[Sample]) -> list[Outcome]:
     seen = [s.job.known.base for s in samples]
     context = _context(seen, model.base.config.context, shape, x_t)
     known = (torch.cat((part, torch.zeros_like(part[guided]))) for part in context)
-    with arithmetic(strict):
-        v = model.base(rows, levels, labels, *known)
+    v = model.evaluate("base", rows, levels, labels, *known, strict=strict)
     conditional, unconditional = v[: len(samples)], v[len(samples) :]
     if not guided:
         return _step(samples, conditional, clip=False)
@@ -102,8 +99,7 @@ def decode(samples: Sequence[Sample]) -> list[Outcome]:
     config = model.unified.config
     seen = [s.job.known.decoder for s in samples]
     known = _context(seen, config.image_context, config.size, x_t)
-    with arithmetic(strict):
-        v_hat = model.unified.decoder(x_t, log_snr, z_0, *known)
+    v_hat = model.evaluate("decode", x_t, log_snr, z_0, *known, strict=strict)
     made = _made(samples, v_hat)
     alone = [([sample], v[None]) for sample, v in made.whole if sample.tiles]
     short = [(sample, v) for sample, v in made.whole if not sample.tiles]

@@ -24,11 +24,19 @@ from unified_latents.kernels.dispatch import fallback, forced, kernel_set
 from unified_latents.service.engine import frames
 from unified_latents.service.engine.messages import (
     PROTOCOL,
-    Hello,
     Ready,
 )
-from unified_latents.service.engine.protocol import Command, Failed, Load, Message, Ping, Pong
+from unified_latents.service.engine.protocol import (
+    Command,
+    Failed,
+    Hello,
+    Load,
+    Message,
+    Ping,
+    Pong,
+)
 from unified_latents.service.stepper.catalogue import Model, load
+from unified_latents.service.stepper.compiled import Library
 from unified_latents.service.stepper.costs import CostModel
 from unified_latents.service.stepper.loop import Loop
 from unified_latents.service.stepper.numerics import numerics_id
@@ -96,15 +104,15 @@ class Pipe:
             os._exit(0)
 
 
-def describe(hello: Hello, models: dict[str, Model]) -> Ready:
+def describe(hello: Hello, models: dict[str, Model], library: Library) -> Ready:
     """What was loaded, and under which ids equal bytes are promised."""
     kernels = kernel_set(hello.device)
     return Ready(
         protocol=PROTOCOL,
         models=tuple(model.card for model in models.values()),
         kernel_set=kernels,
-        numerics_strict=numerics_id(hello.device, kernels, strict=True),
-        numerics_fast=numerics_id(hello.device, kernels, strict=False),
+        numerics_strict=numerics_id(hello.device, kernels, library.digest, strict=True),
+        numerics_fast=numerics_id(hello.device, kernels, library.digest, strict=False),
         torch=str(torch.__version__),
         device=hello.device,
         kernel_fallback=fallback(hello.device),
@@ -135,19 +143,20 @@ def main(descriptor: int) -> int:
 def serve(pipe: Pipe, hello: Hello) -> int:
     """Load, say so, and step for as long as there is a parent; 1 where the models do not load."""
     try:
-        models = {wanted.name: load(wanted, hello.device) for wanted in hello.checkpoints}
+        library = Library(hello.compiled)
+        models = {w.name: load(w, hello.device, library) for w in hello.checkpoints}
     except Exception as error:  # another engine would meet the same
         log.exception("the models do not load")
         pipe.send(Failed(str(error)))
         return 1
-    ready = describe(hello, models)
+    ready = describe(hello, models, library)
     if ready.kernel_fallback:
         log.warning("%s runs the reference kernels: %s", hello.device, ready.kernel_fallback)
     costs = CostModel(ready.numerics_strict, costs_file(hello))
     pipe.send(ready)
     pipe.send(costs.message)
     loop = Loop(models, hello.max_rows, pipe.send, costs=costs, numerics=ready.numerics)
-    loader = Loader(hello.device, pipe.put)
+    loader = Loader(hello.device, pipe.put, library)
     while True:
         for command in pipe.commands(wait=not loop.busy):
             obey(command, loop, loader)

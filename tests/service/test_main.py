@@ -6,8 +6,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from unified_latents.service import __main__ as service
 from unified_latents.service.__main__ import cli, key_ring, settings_from
+from unified_latents.service.engine.spawn import packages
 from unified_latents.service.keys import load
+from unified_latents.service.settings import usable_threads
 
 
 def test_a_key_goes_to_its_owner_and_its_line_to_the_service(tmp_path: Path) -> None:
@@ -42,3 +45,32 @@ def test_an_open_address_needs_keys(tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match="no key"):
         key_ring(settings)
     assert len(key_ring(settings_from())) == 0
+
+
+def test_compiled_networks_must_be_there_and_for_a_cpu(tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter, match=f"nothing is compiled in {tmp_path}"):
+        settings_from(compiled=tmp_path)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "package.json").touch()
+    assert packages(settings_from(compiled=tmp_path).compiled) == (tmp_path / "base",)
+    with pytest.raises(typer.BadParameter, match="for a CPU"):
+        settings_from(compiled=tmp_path, device="cuda")
+
+
+def test_compiling_is_left_to_a_process_like_an_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its status is ours, and only a success is told how to serve."""
+    asked: list[tuple[object, ...]] = []
+
+    def compile_ahead(*arguments: object) -> int:
+        asked.append(arguments)
+        return len(asked) - 1
+
+    monkeypatch.setattr(service, "compile_ahead", compile_ahead)
+    words = ["compile", "--model", "mine=/models/mine", "--into", str(tmp_path), "--rounds", "3"]
+    done, failed = (CliRunner().invoke(cli, words) for _ in range(2))
+    assert asked == 2 * [("/models/mine", tmp_path, 3, usable_threads())]
+    assert (done.exit_code, failed.exit_code) == (0, 1)
+    assert f"UL_COMPILED={tmp_path}" in done.stdout
+    assert "UL_COMPILED" not in failed.stdout

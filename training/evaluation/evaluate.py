@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unified_latents.kernels import inductor
 from unified_latents.models import checkpoint as checkpoints
 from unified_latents.models.checkpoint import Checkpoint
 from unified_latents.models.manifest import Defaults, read_manifest
@@ -240,9 +241,9 @@ def _bench(evaluation: Evaluation) -> _Bench:
         if network is not None:
             network.to(device)
     if evaluation.compiled:
-        checkpoint.unified.decoder.compile()
+        checkpoint.unified.decoder.compile(options=inductor.OPTIONS)
         if checkpoint.base is not None:
-            checkpoint.base.compile()
+            checkpoint.base.compile(options=inductor.OPTIONS)
     return _Bench(checkpoint, data.card, data.test, device)
 
 

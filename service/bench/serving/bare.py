@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,20 +23,25 @@ from torch import Tensor
 from unified_latents.models.pixels import from_unit, to_unit
 from unified_latents.models.sampling import Denoiser, NoiseKeys, Stage, guide, plan, sample
 from unified_latents.service.engine.messages import Checkpoint
+from unified_latents.service.engine.spawn import packages
 from unified_latents.service.stepper.catalogue import load
+from unified_latents.service.stepper.compiled import Library
 
 Body = dict[str, Any]
 
 
 class Bare:
-    """A checkpoint and its two loops, on `threads` threads."""
+    """A checkpoint and its two loops, on `threads` threads; UL_COMPILED is heeded as by ours."""
 
     def __init__(self, folder: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        model = load(Checkpoint("bare", folder), "cpu")
+        compiled = os.environ.get("UL_COMPILED")
+        library = Library(packages(Path(compiled) if compiled else None))
+        model = load(Checkpoint("bare", folder), "cpu", library)
         if model.base is None:
             raise ValueError("the bench needs a model with a base model")
-        self._unified, self._base = model.unified, model.base
+        self._evaluate = partial(model.evaluate, strict=False)
+        self._config, self._null = model.unified.config, model.base.config.classes
         self._mode = model.card.preprocessing.mode
 
     @torch.inference_mode()
@@ -53,14 +61,14 @@ class Bare:
         files = (io.BytesIO(base64.b64decode(body["image"])) for body in bodies)
         pixels = [np.asarray(Image.open(file).convert(self._mode)) for file in files]
         x = torch.from_numpy(np.stack(pixels)).reshape(len(bodies), *pixels[0].shape[:2], -1)
-        z = self._unified.encoder(to_unit(x.permute(0, 3, 1, 2).contiguous()))
+        z = self._evaluate("encode", to_unit(x.permute(0, 3, 1, 2).contiguous()))
         return [[base64.b64encode(row.numpy().tobytes()).decode()] for row in z]
 
     def _generate(self, bodies: list[Body]) -> list[list[str]]:
         seeds, samples, labels, scales = (
             torch.tensor(column) for column in zip(*_rows(bodies), strict=True)
         )
-        config, steps = self._unified.config, bodies[0]["steps"]
+        config, steps = self._config, bodies[0]["steps"]
         z_0 = sample(
             self._guided(labels, scales),
             NoiseKeys(seeds, samples, Stage.BASE),
@@ -69,7 +77,7 @@ class Bare:
             clip=False,
         )
         x = sample(
-            lambda x_t, log_snr: self._unified.decoder(x_t, log_snr, z_0),
+            lambda x_t, log_snr: self._evaluate("decode", x_t, log_snr, z_0),
             NoiseKeys(seeds, samples, Stage.DECODE),
             config.image_shape,
             plan(config.image_schedule, steps["decode"], "ancestral", to_mean=True),
@@ -80,14 +88,14 @@ class Bare:
 
     def _guided(self, labels: Tensor, scales: Tensor) -> Denoiser:
         """Two rows a sample where any of the group is guided; the group agrees on that."""
-        null = torch.full_like(labels, self._base.config.classes)
+        null = torch.full_like(labels, self._null)
 
         def denoise(z_t: Tensor, log_snr: Tensor) -> Tensor:
             if bool((scales == 1).all()):
-                v_hat: Tensor = self._base(z_t, log_snr, labels)
-                return v_hat
+                return self._evaluate("base", z_t, log_snr, labels)
             twice = torch.cat((z_t, z_t)), torch.cat((log_snr, log_snr))
-            conditional, unconditional = self._base(*twice, torch.cat((labels, null))).chunk(2)
+            both = self._evaluate("base", *twice, torch.cat((labels, null)))
+            conditional, unconditional = both.chunk(2)
             return guide(conditional, unconditional, scales)
 
         return denoise

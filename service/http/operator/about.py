@@ -50,6 +50,7 @@ def entry(card: ModelCard, ready: Ready) -> ModelEntry:
         data=msgspec.to_builtins(card.data),
         licence=card.licence,
         kernel_set=ready.kernel_set,
+        compiled=list(card.compiled),
         kernel_fallback=ready.kernel_fallback,
         numerics={"strict": ready.numerics_strict, "fast": ready.numerics_fast},
         canary=msgspec.to_builtins(card.canary),

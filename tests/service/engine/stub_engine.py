@@ -21,11 +21,10 @@ from unified_latents.service.engine.messages import (
     Accepted,
     Array,
     Generate,
-    Hello,
     Ready,
     Result,
 )
-from unified_latents.service.engine.protocol import Command, Failed, Ping, Pong
+from unified_latents.service.engine.protocol import Command, Failed, Hello, Ping, Pong
 
 DIES, HANGS, WAITS_FOR_NEXT, PARTS = 101, 102, 103, 104
 

@@ -148,7 +148,7 @@ def test_compiling_is_asked_of_what_is_sampled(
 ) -> None:
     """And changes no part's name: a compiled network rounds otherwise, no more."""
     asked: list[str] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self: asked.append(type(self).__name__))
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: asked.append(type(self).__name__))
     compiled = replace(evaluation, compiled=True)
     list(run(compiled))
     assert asked == ["Decoder", "BaseModel"]

@@ -1,0 +1,200 @@
+"""Make shared libraries of a model's networks, and keep those that are worth having.
+
+`python -P -m unified_latents.service.stepper.compile CHECKPOINT INTO ROUNDS THREADS` prints a
+table. One library serves every number of rows. It is kept where it is faster in both modes, at
+every number of rows that is tried, and where strict rows have equal bits in all of them. One that
+is there already stays as it is: an engine may be running on it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor
+
+from unified_latents.kernels import inductor
+from unified_latents.models import checkpoint
+from unified_latents.models.manifest import file_digest
+from unified_latents.service.engine.spawn import PACKAGE
+from unified_latents.service.stepper.compiled import (
+    Network,
+    NetworkName,
+    Package,
+    load,
+    machine,
+    networks,
+)
+from unified_latents.service.stepper.numerics import arithmetic
+
+ROWS = (1, 4, 16)
+_MOST_ROWS = 2**16
+_EXAMPLE = 5
+"""Rows that a network is traced with: no number that could be taken for another."""
+_TIME = 0.1
+"""Seconds of passes in one measurement, about."""
+_OPTIONS = {
+    **inductor.OPTIONS,
+    "aot_inductor.package_constants_in_so": False,
+    "always_keep_tensor_constants": True,
+}
+"""No weight is packed, and none written into the code, where short vectors would go."""
+HEAD = (
+    f"{'network':<8} {'mode':<7} {'rows':>4} {'eager ms':>9} {'compiled ms':>12}   "
+    f"{'eager / compiled':<26}"
+)
+
+Pass = Callable[..., Tensor]
+
+
+class Line(NamedTuple):
+    """Rounds of pairs at one number of rows, in one mode; seconds of a pass."""
+
+    network: NetworkName
+    strict: bool
+    rows: int
+    eager: tuple[float, ...]
+    compiled: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast the compiled pass is: the median pair's."""
+        return statistics.median(self._ratios)
+
+    @property
+    def _ratios(self) -> list[float]:
+        return [ours / theirs for ours, theirs in zip(self.eager, self.compiled, strict=True)]
+
+    def __str__(self) -> str:
+        quick, slow = (1000 * statistics.median(side) for side in (self.eager, self.compiled))
+        spread = f"×{self.ratio:.2f} ({min(self._ratios):.2f} … {max(self._ratios):.2f})"
+        mode = "strict" if self.strict else "fast"
+        return f"{self.network:<8} {mode:<7} {self.rows:>4} {quick:>9.2f} {slow:>12.2f}   {spread}"
+
+
+def contest(name: NetworkName, network: Network, compiled: Pass, rounds: int) -> list[Line]:
+    """Every number of rows in both modes, in pairs whose order changes."""
+    return [
+        _line(name, network, compiled, rounds, n, strict=strict)
+        for strict in (False, True)
+        for n in ROWS
+    ]
+
+
+def _line(
+    name: NetworkName, network: Network, compiled: Pass, rounds: int, n: int, *, strict: bool
+) -> Line:
+    rows = tuple(each[:n] for each in network.inputs)
+
+    def eager() -> Tensor:
+        with arithmetic(strict):
+            made: Tensor = network.module(*rows)
+        return made
+
+    def fast() -> Tensor:
+        return compiled(*rows, strict=strict)
+
+    fast()
+    repeats = max(1, round(_TIME / _seconds(eager, 1)))
+    pairs = []
+    for i in range(rounds):
+        ways = (eager, fast) if i % 2 else (fast, eager)
+        took = {way: _seconds(way, repeats) for way in ways}
+        pairs.append((took[eager], took[fast]))
+    ours, theirs = zip(*pairs, strict=True)
+    return Line(name, strict, n, ours, theirs)
+
+
+def _seconds(run: Callable[[], Tensor], repeats: int) -> float:
+    began = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - began) / repeats
+
+
+def same_bits(network: Network, compiled: Pass) -> bool:
+    """Whether strict rows of every smaller pass are those of the largest, to the bit."""
+    whole = compiled(*network.inputs, strict=True)
+    return all(
+        torch.equal(compiled(*(each[:n] for each in network.inputs), strict=True), whole[:n])
+        for n in range(1, max(ROWS))
+    )
+
+
+def build(network: Network, folder: Path) -> None:
+    """Compile into a new folder, without the weights."""
+    rows = torch.export.Dim("n", min=1, max=_MOST_ROWS)
+    with torch.no_grad():
+        program = torch.export.export(
+            network.module,
+            tuple(each[:_EXAMPLE].clone() for each in network.inputs),
+            dynamic_shapes=tuple({0: rows} for _ in network.inputs),
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            made = torch._inductor.aoti_compile_and_package(
+                program,
+                package_path=str(Path(scratch) / "network.pt2"),
+                inductor_configs=_OPTIONS,
+            )
+            with zipfile.ZipFile(made) as archive:
+                archive.extractall(folder)
+    for path in folder.rglob("*.cpp"):
+        path.unlink()
+
+
+def describe(stage: NetworkName, network: Network, folder: Path) -> Package:
+    """`package.json`, written."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
+    package = Package(stage, machine(), network.fingerprint, digests)
+    (folder / PACKAGE).write_bytes(msgspec.json.encode(package))
+    return package
+
+
+def make(stage: NetworkName, network: Network, into: Path, rounds: int) -> str:
+    """Compile, compare, and keep it or not: what became of it. Lines are printed meanwhile."""
+    target = into / Package(stage, machine(), network.fingerprint, {}).name
+    if target.exists():
+        return f"{target} is there already"
+    with tempfile.TemporaryDirectory(dir=into, prefix=".") as scratch:
+        folder = Path(scratch) / "package"
+        build(network, folder)
+        package = describe(stage, network, folder)
+        with torch.inference_mode():
+            compiled = load(folder, package, network)
+            lines = contest(stage, network, compiled, rounds)
+            _say(*map(str, lines))
+            slow = [str(line.rows) for line in lines if line.ratio < 1]
+            if slow:
+                return f"not kept: not faster with {' and '.join(slow)} rows"
+            if not same_bits(network, compiled):
+                return "not kept: strict rows have other bits in other passes"
+        folder.rename(target)
+    return f"kept as {target}"
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.flush()
+
+
+def main(folder: str, into: Path, rounds: int, threads: int) -> None:
+    """All networks of a checkpoint."""
+    torch.set_num_threads(threads)
+    loaded = checkpoint.load(folder)
+    into.mkdir(parents=True, exist_ok=True)
+    _say(HEAD)
+    for stage, network in networks(loaded.unified, loaded.base, max(ROWS)).items():
+        _say(f"{stage}: {make(stage, network, into, rounds)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

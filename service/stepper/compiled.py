@@ -1,0 +1,198 @@
+"""Networks as shared libraries, made ahead of time by `compile` and run in place of the modules.
+
+A package is a folder: what AOTInductor wrote, and `package.json`. There are no weights in it, it
+runs on those of the module that it stands in for; so a new checkpoint of the same shapes needs no
+new package. It is of use to one processor, one torch, one number of threads and one state of our
+code, and is passed over where any of them is another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from unified_latents import kernels, models
+from unified_latents.models.base import BaseModel
+from unified_latents.models.manifest import file_digest
+from unified_latents.models.unified import UnifiedLatents
+from unified_latents.service.engine.spawn import PACKAGE
+
+NetworkName = Literal["encode", "base", "decode"]
+"""The stage that evaluates it."""
+BLOCKS: Mapping[NetworkName, int] = {"encode": 1, "base": 4, "decode": 1}
+"""Rows of a strict call: always as many, so that none depends on how many others there are."""
+_AGREES = 1e-3
+
+log = logging.getLogger(__name__)
+
+
+class PackageError(Exception):
+    """A package is damaged or does not compute what its network does."""
+
+
+class Package(msgspec.Struct, frozen=True):
+    """`package.json`."""
+
+    stage: NetworkName
+    machine: str
+    network: str
+    files: dict[str, str]
+    """SHA-256 of every other file."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder: equal names, equal purpose."""
+        return f"{self.stage}-{self.network[:12]}-{self.machine[:12]}"
+
+
+class Network(NamedTuple):
+    """A network, and rows as a pass gives them."""
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of its kind and shapes, its weights not among them."""
+        state = [*self.module.named_parameters(), *self.module.named_buffers()]
+        facts = [
+            repr(self.module),
+            *(f"{name} {tuple(value.shape)} {value.dtype}" for name, value in state),
+            *(f"{tuple(each.shape[1:])} {each.dtype}" for each in self.inputs),
+        ]
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+
+def networks(
+    unified: UnifiedLatents, base: BaseModel | None, rows: int
+) -> dict[NetworkName, Network]:
+    """All that can be compiled, with random rows: levels from −5 to 3, label 0, nothing known."""
+    config, random = unified.config, torch.Generator().manual_seed(0)
+    x, z = (
+        torch.randn(rows, *shape, generator=random)
+        for shape in (config.image_shape, config.latent_shape)
+    )
+    log_snr, label = torch.linspace(-5, 3, rows), torch.zeros(rows, dtype=torch.int64)
+    seen = [x.new_zeros(rows, width, *config.size) for width in config.image_context]
+    found: dict[NetworkName, Network] = {
+        "encode": Network(unified.encoder, (x,)),
+        "decode": Network(unified.decoder, (x, log_snr, z, *seen)),
+    }
+    if base is not None:
+        known = [x.new_zeros(rows, width, *config.grid) for width in base.config.context]
+        found["base"] = Network(base, (z, log_snr, label, *known))
+    return found
+
+
+def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """A digest of what a library depends on besides its network."""
+    text = cpuinfo.read_text("utf-8", "replace") if cpuinfo.exists() else ""
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    facts = [
+        platform.machine(),
+        *sorted(set(flags.split())),
+        str(torch.__version__),
+        str(torch.get_num_threads()),
+        *_code(),
+    ]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+
+def _code() -> list[str]:
+    """Digests of the modules that say what a network computes."""
+    reference, networks = (Path(package.__path__[0]) for package in (kernels, models))
+    sources = [*reference.glob("*.py"), *networks.rglob("*.py")]
+    return [file_digest(path) for path in sorted(sources)]
+
+
+class Compiled:
+    """A loaded package: the module's function of its rows, on the module's own weights.
+
+    A strict call takes `block` rows at a time, the last of them repeated where rows are missing.
+    """
+
+    def __init__(self, folder: Path, module: nn.Module, block: int) -> None:
+        runner = torch._C._aoti.AOTIModelPackageLoader(str(folder), "model", False, 1, -1)
+        weights = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        wanted = runner.get_constant_fqns()
+        runner.load_constants({name: weights[name] for name in wanted}, False, True, True)
+        self._runner, self._weights, self._block = runner, weights, block
+
+    def __call__(self, *inputs: Tensor, strict: bool = False) -> Tensor:
+        """Rows in, rows out."""
+        if not strict:
+            return self._run(inputs)
+        n, size = len(inputs[0]), self._block
+        spare = torch.arange(n + -n % size).clamp(max=n - 1)
+        padded = inputs if n % size == 0 else tuple(each[spare] for each in inputs)
+        parts = zip(*(each.split(size) for each in padded), strict=True)
+        return torch.cat([self._run(part) for part in parts])[:n]
+
+    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        made: Tensor = self._runner.run([each.contiguous() for each in inputs])[0]
+        return made
+
+
+class Library:
+    """The packages that an engine was given, of use here."""
+
+    def __init__(self, folders: Iterable[str | Path] = ()) -> None:
+        here = machine()
+        found = {Path(folder): _read(Path(folder)) for folder in folders}
+        for folder, package in found.items():
+            if package.machine != here:
+                log.warning("%s is of no use here: it was compiled for something else", folder)
+        self._packages = {f: p for f, p in found.items() if p.machine == here}
+
+    @property
+    def digest(self) -> str | None:
+        """Of all of them, what they may be used for or not; None where there are none."""
+        if not self._packages:
+            return None
+        packages = sorted(self._packages.values(), key=lambda package: package.name)
+        return hashlib.sha256(msgspec.json.encode(packages)).hexdigest()
+
+    def match(self, unified: UnifiedLatents, base: BaseModel | None) -> dict[NetworkName, Compiled]:
+        """What there is of a model's networks.
+
+        `PackageError` where a file is not what was written, or does not agree with its network.
+        """
+        if not self._packages:
+            return {}
+        found = {}
+        for stage, network in networks(unified, base, 2).items():
+            wanted = stage, network.fingerprint
+            for folder, package in self._packages.items():
+                if (package.stage, package.network) == wanted:
+                    found[stage] = load(folder, package, network)
+        return found
+
+
+def _read(folder: Path) -> Package:
+    try:
+        return msgspec.json.decode((folder / PACKAGE).read_bytes(), type=Package)
+    except (OSError, msgspec.DecodeError) as error:
+        raise PackageError(f"{folder / PACKAGE}: {error}") from error
+
+
+@torch.inference_mode()
+def load(folder: Path, package: Package, network: Network) -> Compiled:
+    """A package in a network's place; `PackageError` as `Library.match`."""
+    for name, digest in package.files.items():
+        path = folder / name
+        if not path.is_file() or file_digest(path) != digest:
+            raise PackageError(f"{path} is missing or damaged: compile it again")
+    compiled = Compiled(folder, network.module, BLOCKS[package.stage])
+    expected, made = network.module(*network.inputs), compiled(*network.inputs)
+    error = (made - expected).abs().max().item() if made.shape == expected.shape else float("nan")
+    if not error <= _AGREES * expected.abs().max().item() + _AGREES:
+        raise PackageError(f"{folder} does not compute what its network does: off by {error:g}")
+    return compiled

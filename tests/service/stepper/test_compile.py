@@ -1,0 +1,92 @@
+"""Which compiled networks are kept; no compiler: the module itself in the library's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from unified_latents.models import checkpoint
+from unified_latents.service.stepper import compile as command
+from unified_latents.service.stepper.compile import Line, contest, make, same_bits
+from unified_latents.service.stepper.compiled import Network, Package, networks
+
+
+@pytest.fixture(params=["encode", "base", "decode"])
+def network(tiny: Path, request: pytest.FixtureRequest) -> Network:
+    loaded = checkpoint.load(tiny)
+    return networks(loaded.unified, loaded.base, 16)[request.param]
+
+
+def alone(network: Network) -> Callable[..., Tensor]:
+    """Strict rows one at a time."""
+
+    def run(*inputs: Tensor, strict: bool) -> Tensor:
+        if not strict:
+            return network.module(*inputs)  # type: ignore[no-any-return]
+        return torch.cat([network.module(*row) for row in zip(*(i.split(1) for i in inputs))])  # noqa: B905
+
+    return run
+
+
+def test_every_pass_is_compared_in_both_modes(network: Network) -> None:
+    with torch.inference_mode():
+        lines = contest("base", network, alone(network), 2)
+    assert [(line.strict, line.rows) for line in lines] == [
+        (strict, n) for strict in (False, True) for n in command.ROWS
+    ]
+    assert all(line.ratio > 0 and f"×{line.ratio:.2f}" in str(line) for line in lines)
+
+
+def test_rows_that_know_each_other_are_found_out(network: Network) -> None:
+    run = alone(network)
+
+    def mixing(*inputs: Tensor, strict: bool) -> Tensor:
+        made = run(*inputs, strict=strict)
+        return made + made.mean(0)
+
+    with torch.inference_mode():
+        assert same_bits(network, run)
+        assert not same_bits(network, mixing)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "same", "said"),
+    [(2.0, True, "kept as"), (0.9, True, "not faster with 4 rows"), (2.0, False, "other bits")],
+)
+def test_only_what_wins_is_kept(
+    network: Network,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ratio: float,
+    same: bool,
+    said: str,
+) -> None:
+    def build(network: Network, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "library").write_bytes(b"machine code")
+
+    line = Line("base", True, 4, (ratio,), (1.0,))
+    monkeypatch.setattr(command, "build", build)
+    monkeypatch.setattr(command, "load", lambda folder, package, network: None)
+    monkeypatch.setattr(command, "contest", lambda *_: [line])
+    monkeypatch.setattr(command, "same_bits", lambda *_: same)
+    assert said in make("base", network, tmp_path, 1)
+    kept = list(tmp_path.iterdir())
+    assert len(kept) == ("kept" in said and "not" not in said)
+    for folder in kept:
+        assert {path.name for path in folder.iterdir()} == {"library", "package.json"}
+        assert "there already" in make("base", network, tmp_path, 1)
+
+
+def test_a_package_is_named_by_its_purpose() -> None:
+    names = {
+        Package(stage, machine, network, {}).name
+        for stage in ("base", "decode")
+        for machine in ("a" * 64, "b" * 64)
+        for network in ("c" * 64, "d" * 64)
+    }
+    assert len(names) == 8
