@@ -234,17 +234,20 @@ class Loop:
 
     def _conclude(self, job: Job, now: float) -> None:
         if job.complete:
+            made = result(job)
             self._forget(job.request.id)
             self._ledger.closed(job, now)
-            self._send(result(job))
+            self._send(made)
 
     def _fail(self, number: int, code: ErrorCode, detail: str) -> None:
         self._forget(number)
         self._send(Error(number, code, detail))
 
     def _forget(self, number: int) -> None:
-        self._jobs.pop(number, None)
+        job = self._jobs.pop(number, None)
         self._scheduler.drop(number)
+        if job is not None:
+            job.samples.clear()  # they point back at it: a ring would keep their tensors
 
     def _tick_message(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from unified_latents.service.stepper import passes
 from unified_latents.service.stepper.catalogue import Model, load
 from unified_latents.service.stepper.costs import CostModel
 from unified_latents.service.stepper.loop import Loop
-from unified_latents.service.stepper.work import Sample
+from unified_latents.service.stepper.work import Job, Sample
 
 TWO = Trajectory(2, "ancestral")
 ALLOCATOR = "DefaultCPUAllocator: can't allocate memory"
@@ -142,6 +142,36 @@ def test_what_was_measured_becomes_a_forecast(model: Model) -> None:
     stages = {cost.stage for cost in of_type(sent, Costs)[-1].costs}
     assert stages == {"base", "decode"}
     assert of_type(sent, Tick)[-1].drain == 0
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No garbage collector: only what nothing refers to any more is freed."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_an_ended_request_frees_its_tensors_at_once(model: Model) -> None:
+    """Answered, cancelled or failed; a collector that has much to look after comes seldom."""
+    now, sent = [0.0], list[Message]()
+    loop = Loop({"m": model}, 8, sent.append, clock=lambda: now[0])
+    loop.take(generate(1, n=2, previews=2, snapshot_every=1))
+    loop.take(encode(2, levels=20))
+    loop.take(decode(3, torch.zeros(2, 4, 4, 4)))
+    while loop.busy:
+        loop.tick()
+    loop.take(generate(4, n=3))
+    loop.take(generate(5, timeout=2.0))
+    loop.tick()
+    loop.take(Cancel(4))
+    now[0] = 3.0
+    loop.tick()
+    assert set(results(sent)) == {1, 2, 3}
+    assert errors(sent) == [(5, "deadline_exceeded")]
+    assert not [each for each in gc.get_objects() if type(each) in (Job, Sample)]
 
 
 def test_three_hundred_cancels_leave_no_row_no_job_and_no_bytes(model: Model) -> None:
