@@ -105,7 +105,7 @@ def compile_networks(
 ) -> None:
     """Make libraries of a model's networks with the C++ compiler of this machine, for its CPU."""
     settings = Settings()
-    _, folder = parse_model(model) if model else next(iter(settings.served.items()))
+    (folder,) = (_models([model] if model else None) or settings.served).values()
     target = into or settings.compiled or settings.home / "compiled"
     if status := compile_ahead(folder, target, rounds, settings.threads):
         raise typer.Exit(status)

@@ -8,6 +8,7 @@ is there already stays as it is: an engine may be running on it.
 
 from __future__ import annotations
 
+import inspect
 import statistics
 import sys
 import tempfile
@@ -20,10 +21,12 @@ from typing import NamedTuple
 import msgspec
 import torch
 from torch import Tensor
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
 
 from unified_latents.kernels import inductor
 from unified_latents.models import checkpoint
-from unified_latents.models.manifest import file_digest
+from unified_latents.models.manifest import CheckpointError, file_digest
 from unified_latents.service.engine.spawn import PACKAGE
 from unified_latents.service.stepper.compiled import (
     Network,
@@ -131,12 +134,11 @@ def same_bits(network: Network, compiled: Pass) -> bool:
 
 def build(network: Network, folder: Path) -> None:
     """Compile into a new folder, without the weights."""
-    rows = torch.export.Dim("n", min=1, max=_MOST_ROWS)
     with torch.no_grad():
         program = torch.export.export(
             network.module,
             tuple(each[:_EXAMPLE].clone() for each in network.inputs),
-            dynamic_shapes=tuple({0: rows} for _ in network.inputs),
+            dynamic_shapes=_any_rows(network),
         )
         with tempfile.TemporaryDirectory() as scratch:
             made = torch._inductor.aoti_compile_and_package(
@@ -148,6 +150,15 @@ def build(network: Network, folder: Path) -> None:
                 archive.extractall(folder)
     for path in folder.rglob("*.cpp"):
         path.unlink()
+
+
+def _any_rows(network: Network) -> tuple[object, ...]:
+    """For `export`, input by input; what `*context` takes is a tuple of its own."""
+    rows = {0: torch.export.Dim("n", min=1, max=_MOST_ROWS)}
+    kinds = [each.kind for each in inspect.signature(network.module.forward).parameters.values()]
+    named = len(kinds) - kinds.count(inspect.Parameter.VAR_POSITIONAL)
+    context = (rows,) * (len(network.inputs) - named)
+    return (rows,) * named + ((context,) if context else ())
 
 
 def describe(stage: NetworkName, network: Network, folder: Path) -> Package:
@@ -186,15 +197,24 @@ def _say(*lines: str) -> None:
     sys.stdout.flush()
 
 
-def main(folder: str, into: Path, rounds: int, threads: int) -> None:
-    """All networks of a checkpoint."""
+def main(folder: str, into: Path, rounds: int, threads: int) -> int:
+    """All networks of a checkpoint; 1, and why on stderr, where they cannot be compiled."""
     torch.set_num_threads(threads)
-    loaded = checkpoint.load(folder)
-    into.mkdir(parents=True, exist_ok=True)
+    try:
+        loaded = checkpoint.load(folder)
+        into.mkdir(parents=True, exist_ok=True)
+        get_cpp_compiler()
+    except (CheckpointError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except InvalidCxxCompiler:
+        sys.stderr.write("there is no C++ compiler: install g++, or name another one in CXX\n")
+        return 1
     _say(HEAD)
     for stage, network in networks(loaded.unified, loaded.base, max(ROWS)).items():
         _say(f"{stage}: {make(stage, network, into, rounds)}")
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._inductor.exc import InvalidCxxCompiler
 
 from unified_latents.models import checkpoint
 from unified_latents.service.stepper import compile as command
@@ -80,6 +81,27 @@ def test_only_what_wins_is_kept(
     for folder in kept:
         assert {path.name for path in folder.iterdir()} == {"library", "package.json"}
         assert "there already" in make("base", network, tmp_path, 1)
+
+
+def test_who_cannot_compile_is_told_why(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No checkpoint, no folder, no compiler; and nothing is left behind."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(command, "make", lambda *_: "kept")
+    assert command.main(str(tmp_path / "none"), tmp_path, 1, 1) == 1
+    assert "no checkpoint folder" in capsys.readouterr().err
+    assert command.main(str(tiny), tmp_path / "file", 1, 1) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
+    assert command.main(str(tiny), tmp_path / "into", 1, 1) == 0
+    monkeypatch.setattr(command, "get_cpp_compiler", no_compiler)
+    assert command.main(str(tiny), tmp_path / "into", 1, 1) == 1
+    assert "C++ compiler" in capsys.readouterr().err
+    assert not list((tmp_path / "into").iterdir())
+
+
+def no_compiler() -> str:
+    raise InvalidCxxCompiler
 
 
 def test_a_package_is_named_by_its_purpose() -> None:

@@ -1,4 +1,4 @@
-"""Networks as libraries: really compiled, of the tiny model, once for this file."""
+"""Networks as libraries: really compiled, of tiny models, once for this file."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 import logging
 import random
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.service.conftest import save_tiny
+from tests.service.conftest import save_tiny, tiny_config
 from tests.service.engine.test_client import running
 from tests.service.test_server_bytes import crowds, deaths, numbers
 from unified_latents.models import checkpoint
@@ -33,15 +34,20 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def packages(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def packages(tiny: Path, tiny_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The decoder of pictures, and the base model of clips, which is shown frames."""
     folder = tmp_path_factory.mktemp("compiled")
-    loaded = checkpoint.load(tiny)
+    pictures, clips = (
+        networks(loaded.unified, loaded.base, 5)
+        for loaded in (checkpoint.load(tiny), checkpoint.load(tiny_clips))
+    )
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
-        for name, network in networks(loaded.unified, loaded.base, 5).items():
-            build(network, folder / name)
-            describe(name, network, folder / name)
+        build(pictures["decode"], folder / "decode")
+        describe("decode", pictures["decode"], folder / "decode")
+        build(clips["base"], folder / "base")
+        describe("base", clips["base"], folder / "base")
     return sorted(folder.iterdir())
 
 
@@ -58,12 +64,13 @@ class TestLibraries:
 
     @torch.inference_mode()
     def test_they_compute_what_the_networks_do(
-        self, tiny: Path, tmp_path: Path, packages: list[Path]
+        self, tiny: Path, tiny_clips: Path, tmp_path: Path, packages: list[Path]
     ) -> None:
         """With the weights they were compiled beside, and with any others."""
-        for folder in (tiny, save_tiny(tmp_path / "other", seed=3)):
+        other = save_tiny(tmp_path / "other", seed=3)
+        for folder, names in ((tiny, {"decode"}), (other, {"decode"}), (tiny_clips, {"base"})):
             pairs = found(folder, packages)
-            assert pairs.keys() == {"base", "decode", "encode"}
+            assert pairs.keys() == names
             for compiled, network in pairs.values():
                 for n in (1, 2, 3, 16):
                     rows = tuple(each[:n] for each in network.inputs)
@@ -74,9 +81,10 @@ class TestLibraries:
 
     @torch.inference_mode()
     def test_strict_rows_have_the_same_bits_in_any_number(
-        self, tiny: Path, packages: list[Path]
+        self, tiny: Path, tiny_clips: Path, packages: list[Path]
     ) -> None:
-        for name, (compiled, network) in found(tiny, packages).items():
+        pairs = found(tiny, packages) | found(tiny_clips, packages)
+        for name, (compiled, network) in pairs.items():
             whole = compiled(*network.inputs, strict=True)
             for n in range(1, 16):
                 made = compiled(*(each[-n:] for each in network.inputs), strict=True)
@@ -84,14 +92,16 @@ class TestLibraries:
 
     def test_others_are_passed_over(
         self,
-        tiny_clips: Path,
+        tmp_path: Path,
         tiny: Path,
         packages: list[Path],
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """A model of other shapes, and another machine."""
-        assert not load(Checkpoint("m", str(tiny_clips)), "cpu", Library(packages)).card.compiled
+        wider = replace(tiny_config(), latent_channels=6)
+        other = save_tiny(tmp_path / "other", config=wider)
+        assert not load(Checkpoint("m", str(other)), "cpu", Library(packages)).card.compiled
         assert Library(packages).digest is not None
         assert Library(packages).digest != Library(packages[:1]).digest
         monkeypatch.setattr(module, "machine", lambda: "another")
@@ -102,7 +112,7 @@ class TestLibraries:
         assert str(packages[0]) in caplog.text
 
     def test_a_damaged_one_is_named(self, tiny: Path, packages: list[Path]) -> None:
-        (file,) = packages[0].rglob("*.so")
+        (file,) = packages[1].rglob("*.so")
         sound = file.read_bytes()
         file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
         try:
@@ -118,14 +128,18 @@ class TestLibraries:
         with pytest.raises(PackageError, match="does not compute"):
             load(Checkpoint("m", str(tiny)), "cpu", Library(packages))
 
-    def test_one_digest_for_one_seed(self, tiny: Path, packages: list[Path]) -> None:
+    @pytest.mark.parametrize(("folder", "name"), [("tiny", "decode"), ("tiny_clips", "base")])
+    def test_one_digest_for_one_seed(
+        self, request: pytest.FixtureRequest, packages: list[Path], folder: str, name: str
+    ) -> None:
         """An engine on libraries: in any number, among strangers, over two deaths."""
-        options = EngineOptions((Checkpoint("m", str(tiny)),), compiled=tuple(packages))
+        wanted = Checkpoint("m", str(request.getfixturevalue(folder)))
+        options = EngineOptions((wanted,), compiled=tuple(packages))
 
         async def run() -> list[str]:
             async with running(options) as (engine, watch):
                 assert engine.ready is not None
-                assert engine.ready.models[0].compiled == ("base", "decode", "encode")
+                assert engine.ready.models[0].compiled == (name,)
                 chance = random.Random(7)
                 scenes = [await each(engine, watch, chance) for each in (numbers, crowds, deaths)]
             return [digest for scene in scenes for digest in scene]
