@@ -23,18 +23,30 @@ _OPEN_ADDRESS = (
 _NOTHING_COMPILED = "UL_COMPILED: nothing is compiled in {folder}; `ul-serve compile` does it"
 
 
-def settings_from(**said: Any) -> Settings:
+def read_settings(**said: Any) -> Settings:
     """The environment's settings under those of the command line; BadParameter names the fault."""
     try:
-        settings = Settings(**{name: value for name, value in said.items() if value is not None})
+        return Settings(**{name: value for name, value in said.items() if value is not None})
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise typer.BadParameter("; ".join(faults)) from None
+
+
+def settings_from(**said: Any) -> Settings:
+    """`read_settings`, of a service that may run so; BadParameter where it may not."""
+    settings = read_settings(**said)
     if not settings.allowed_address:
         raise typer.BadParameter(_OPEN_ADDRESS.format(host=settings.host))
-    if settings.compiled is not None and not packages(settings.compiled):
-        raise typer.BadParameter(_NOTHING_COMPILED.format(folder=settings.compiled))
+    if settings.compiled is not None:
+        _check_compiled(settings.compiled, settings.device)
     return settings
+
+
+def _check_compiled(folder: Path, device: str) -> None:
+    if device != "cpu":
+        raise typer.BadParameter(f"UL_COMPILED: is for UL_DEVICE=cpu, not {device}")
+    if not packages(folder):
+        raise typer.BadParameter(_NOTHING_COMPILED.format(folder=folder))
 
 
 def key_ring(settings: Settings) -> KeyRing:
@@ -101,10 +113,10 @@ def compile_networks(
     into: Annotated[
         Path | None, typer.Option(help="Default: UL_COMPILED, else compiled/ in UL_HOME.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs that decide.")] = 5,
+    rounds: Annotated[int, typer.Option(min=3, help="Pairs of runs that decide.")] = 5,
 ) -> None:
     """Make libraries of a model's networks with the C++ compiler of this machine, for its CPU."""
-    settings = Settings()
+    settings = read_settings()
     (folder,) = (_models([model] if model else None) or settings.served).values()
     target = into or settings.compiled or settings.home / "compiled"
     if status := compile_ahead(folder, target, rounds, settings.threads):

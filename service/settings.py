@@ -10,9 +10,9 @@ import base64
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 SHIPPED = "fashion"
@@ -171,18 +171,18 @@ class Settings(BaseSettings):
             return value
         return frozenset(part.strip().lower() for part in value.split(",") if part.strip())
 
+    @field_validator("compiled", mode="before")
+    @classmethod
+    def _nothing(cls, value: object) -> object:
+        """`UL_COMPILED=` is no folder, not this one."""
+        return None if value == "" else value
+
     @field_validator("threads")
     @classmethod
     def _power_of_two(cls, value: int) -> int:
         if value & (value - 1):
             raise ValueError("must be a power of two")
         return value
-
-    @model_validator(mode="after")
-    def _compiled_for_the_cpu(self) -> Self:
-        if self.compiled is not None and self.device != "cpu":
-            raise ValueError("compiled networks are for a CPU, UL_DEVICE is none")
-        return self
 
     @property
     def served(self) -> dict[str, str]:

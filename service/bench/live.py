@@ -78,11 +78,11 @@ def memory(pid: int) -> tuple[float, float]:
 def server(name: str, folder: str, threads: int, **settings: str) -> Iterator[Server]:
     """`ul-serve up` on a free port, from its start to readiness and to its end.
 
-    `settings` join those of the environment; networks run as they are, like the bare loop's.
+    `settings` join those of the environment but UL_COMPILED: what `direct` runs is not compiled.
     """
     command = [sys.executable, "-P", "-m", _MODULE, "up", "--model", f"{name}={folder}"]
-    variables = {**os.environ, "PORT": "0", "UL_THREADS": str(threads), **settings}
-    variables.pop("UL_COMPILED", None)
+    plain = {name: value for name, value in os.environ.items() if name != "UL_COMPILED"}
+    variables = {**plain, "PORT": "0", "UL_THREADS": str(threads), **settings}
     began = time.perf_counter()
     with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as child:
         try:

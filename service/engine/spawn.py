@@ -35,7 +35,7 @@ the system clears every page of it anew.
 """
 STEPPER = (sys.executable, "-P", "-m", "unified_latents.service.stepper")
 """`-P`: the working directory must not shadow packages."""
-PACKAGE = "package.json"
+PACKAGE = "compiled.json"
 """What is in every folder of a compiled network."""
 COMPILER = (sys.executable, "-P", "-W", "ignore", "-m", f"{STEPPER[-1]}.compile")
 
@@ -118,7 +118,7 @@ def compile_ahead(checkpoint: str, into: Path, rounds: int, threads: int) -> int
         variables = environment(EngineOptions((), threads=threads))
         return subprocess.run(
             [*COMPILER, checkpoint, str(into), str(rounds), str(threads)],
-            env={**variables, "TORCHINDUCTOR_CACHE_DIR": scratch},
+            env={**variables, "TORCHINDUCTOR_CACHE_DIR": scratch, "TMPDIR": scratch},
             check=False,
         ).returncode
 

@@ -80,14 +80,21 @@ def _run(batch: Sequence[Sample], report: Report, *, again: bool = False) -> Non
         if report.fits is not None:
             report.fits = max(report.fits, kinds.total())
         return
-    starved = is_out_of_memory(outcomes)
+    try:
+        _recover(batch, outcomes, report, again=again)
+    finally:
+        del outcomes  # its traceback leads back to this frame: a ring that would hold the batch
+
+
+def _recover(batch: Sequence[Sample], error: Exception, report: Report, *, again: bool) -> None:
+    starved = is_out_of_memory(error)
     if len(batch) > 1:
         _split(batch, report, starved=starved)
     elif not again:
         report.out_of_memory.update({"retry": 1} if starved else {})
         _run(batch, report, again=True)
     else:
-        _give_up(batch[0], outcomes, report)
+        _give_up(batch[0], error, report)
 
 
 def _pass(batch: Sequence[Sample]) -> list[Outcome] | Exception:

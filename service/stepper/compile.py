@@ -9,6 +9,8 @@ is there already stays as it is: an engine may be running on it.
 from __future__ import annotations
 
 import inspect
+import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -21,24 +23,29 @@ from typing import NamedTuple
 import msgspec
 import torch
 from torch import Tensor
-from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.cpp_builder import get_compiler_version_info, get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
 from unified_latents.kernels import inductor
 from unified_latents.models import checkpoint
-from unified_latents.models.manifest import CheckpointError, file_digest
+from unified_latents.models.manifest import CheckpointError
 from unified_latents.service.engine.spawn import PACKAGE
 from unified_latents.service.stepper.compiled import (
     Network,
     NetworkName,
     Package,
+    PackageError,
+    Purpose,
+    contents,
     load,
     machine,
     networks,
+    read,
 )
 from unified_latents.service.stepper.numerics import arithmetic
+from unified_latents.service.stepper.process import die_with_parent
 
-ROWS = (1, 4, 16)
+ROWS = (1, 4, 16, 32)
 _MOST_ROWS = 2**16
 _EXAMPLE = 5
 """Rows that a network is traced with: no number that could be taken for another."""
@@ -68,6 +75,10 @@ class Line(NamedTuple):
     compiled: tuple[float, ...]
 
     @property
+    def mode(self) -> str:
+        return "strict" if self.strict else "fast"
+
+    @property
     def ratio(self) -> float:
         """How many times as fast the compiled pass is: the median pair's."""
         return statistics.median(self._ratios)
@@ -79,8 +90,8 @@ class Line(NamedTuple):
     def __str__(self) -> str:
         quick, slow = (1000 * statistics.median(side) for side in (self.eager, self.compiled))
         spread = f"×{self.ratio:.2f} ({min(self._ratios):.2f} … {max(self._ratios):.2f})"
-        mode = "strict" if self.strict else "fast"
-        return f"{self.network:<8} {mode:<7} {self.rows:>4} {quick:>9.2f} {slow:>12.2f}   {spread}"
+        times = f"{self.rows:>4} {quick:>9.2f} {slow:>12.2f}"
+        return f"{self.network:<8} {self.mode:<7} {times}   {spread}"
 
 
 def contest(name: NetworkName, network: Network, compiled: Pass, rounds: int) -> list[Line]:
@@ -124,11 +135,18 @@ def _seconds(run: Callable[[], Tensor], repeats: int) -> float:
 
 
 def same_bits(network: Network, compiled: Pass) -> bool:
-    """Whether strict rows of every smaller pass are those of the largest, to the bit."""
+    """Whether strict rows are the same to the bit in any number, and wherever they stand."""
     whole = compiled(*network.inputs, strict=True)
+    largest = max(ROWS)
+    shuffled = torch.randperm(largest, generator=torch.Generator().manual_seed(0))
+    choices = [
+        *(torch.arange(n) for n in range(1, largest)),
+        *(torch.arange(n, largest) for n in range(1, largest)),
+        shuffled,
+    ]
     return all(
-        torch.equal(compiled(*(each[:n] for each in network.inputs), strict=True), whole[:n])
-        for n in range(1, max(ROWS))
+        torch.equal(compiled(*(each[rows] for each in network.inputs), strict=True), whole[rows])
+        for rows in choices
     )
 
 
@@ -161,35 +179,66 @@ def _any_rows(network: Network) -> tuple[object, ...]:
     return (rows,) * named + ((context,) if context else ())
 
 
+def purpose(stage: NetworkName, network: Network) -> Purpose:
+    """Of a package that would be made here and now."""
+    compiler = get_compiler_version_info(get_cpp_compiler()).partition("\n")[0]
+    return Purpose(stage, machine(), network.fingerprint, compiler)
+
+
 def describe(stage: NetworkName, network: Network, folder: Path) -> Package:
-    """`package.json`, written."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
-    package = Package(stage, machine(), network.fingerprint, digests)
+    """`compiled.json`, written."""
+    package = Package(purpose(stage, network), contents(folder)).sealed
     (folder / PACKAGE).write_bytes(msgspec.json.encode(package))
     return package
 
 
 def make(stage: NetworkName, network: Network, into: Path, rounds: int) -> str:
     """Compile, compare, and keep it or not: what became of it. Lines are printed meanwhile."""
-    target = into / Package(stage, machine(), network.fingerprint, {}).name
-    if target.exists():
+    target = into / purpose(stage, network).name
+    if _sound(target, network):
         return f"{target} is there already"
-    with tempfile.TemporaryDirectory(dir=into, prefix=".") as scratch:
+    with tempfile.TemporaryDirectory(dir=into, prefix=f".{os.getpid()}-") as scratch:
         folder = Path(scratch) / "package"
         build(network, folder)
         package = describe(stage, network, folder)
         with torch.inference_mode():
-            compiled = load(folder, package, network)
-            lines = contest(stage, network, compiled, rounds)
-            _say(*map(str, lines))
-            slow = [str(line.rows) for line in lines if line.ratio < 1]
-            if slow:
-                return f"not kept: not faster with {' and '.join(slow)} rows"
-            if not same_bits(network, compiled):
-                return "not kept: strict rows have other bits in other passes"
-        folder.rename(target)
+            if why := _fault(stage, network, load(folder, package, network), rounds):
+                return f"not kept: {why}"
+        try:
+            folder.rename(target)
+        except OSError:
+            return f"{target} has come from elsewhere meanwhile"
     return f"kept as {target}"
+
+
+def _fault(stage: NetworkName, network: Network, compiled: Pass, rounds: int) -> str | None:
+    """Why a library is not worth having; its lines are printed."""
+    lines = contest(stage, network, compiled, rounds)
+    _say(*map(str, lines))
+    if slow := [f"{line.mode} {line.rows}" for line in lines if line.ratio < 1]:
+        return f"not faster with {' and '.join(slow)} rows"
+    return None if same_bits(network, compiled) else "strict rows have other bits in other passes"
+
+
+def _sound(target: Path, network: Network) -> bool:
+    """Whether a package is there; one that is damaged is removed."""
+    if not target.exists():
+        return False
+    try:
+        load(target, read(target), network)
+    except PackageError as error:
+        _say(str(error))
+        shutil.rmtree(target)
+        return False
+    return True
+
+
+def sweep(into: Path) -> None:
+    """Remove what compilations left that were killed."""
+    for path in into.glob(".[0-9]*-*"):
+        pid = path.name[1:].partition("-")[0]
+        if not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _say(*lines: str) -> None:
@@ -199,11 +248,13 @@ def _say(*lines: str) -> None:
 
 def main(folder: str, into: Path, rounds: int, threads: int) -> int:
     """All networks of a checkpoint; 1, and why on stderr, where they cannot be compiled."""
+    die_with_parent()
     torch.set_num_threads(threads)
     try:
         loaded = checkpoint.load(folder)
         into.mkdir(parents=True, exist_ok=True)
         get_cpp_compiler()
+        sweep(into)
     except (CheckpointError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -1,7 +1,7 @@
 """Networks as shared libraries, made ahead of time by `compile` and run in place of the modules.
 
-A package is a folder: what AOTInductor wrote, and `package.json`. There are no weights in it, it
-runs on those of the module that it stands in for; so a new checkpoint of the same shapes needs no
+A package is a folder: what AOTInductor wrote, and `compiled.json`. There are no weights in it: it
+copies those of the module that it stands in for, so a new checkpoint of the same shapes needs no
 new package. It is of use to one processor, one torch, one number of threads and one state of our
 code, and is passed over where any of them is another.
 """
@@ -9,6 +9,7 @@ code, and is passed over where any of them is another.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import platform
 from collections.abc import Iterable, Mapping
@@ -30,6 +31,8 @@ NetworkName = Literal["encode", "base", "decode"]
 BLOCKS: Mapping[NetworkName, int] = {"encode": 1, "base": 4, "decode": 1}
 """Rows of a strict call: always as many, so that none depends on how many others there are."""
 _AGREES = 1e-3
+_PROCESSOR = ("flags", "features", "model name", "cpu part", "cpu implementer")
+"""Of /proc/cpuinfo: what a compiler makes use of, and its tuning."""
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +41,45 @@ class PackageError(Exception):
     """A package is damaged or does not compute what its network does."""
 
 
-class Package(msgspec.Struct, frozen=True):
-    """`package.json`."""
+class Purpose(msgspec.Struct, frozen=True):
+    """What a package is for: equal purposes, equal bytes."""
 
     stage: NetworkName
     machine: str
     network: str
-    files: dict[str, str]
-    """SHA-256 of every other file."""
+    compiler: str
+    """Its name and version."""
 
     @property
     def name(self) -> str:
-        """Of its folder: equal names, equal purpose."""
+        """Of the folder."""
         return f"{self.stage}-{self.network[:12]}-{self.machine[:12]}"
+
+
+class Package(msgspec.Struct, frozen=True):
+    """`compiled.json`."""
+
+    purpose: Purpose
+    files: dict[str, str]
+    """SHA-256 of every other file."""
+    seal: str = ""
+    """SHA-256 of the above."""
+
+    @property
+    def sealed(self) -> Package:
+        """With the seal that it should have."""
+        bare = msgspec.structs.replace(self, seal="")
+        seal = hashlib.sha256(msgspec.json.encode(bare)).hexdigest()
+        return msgspec.structs.replace(self, seal=seal)
+
+
+class _Stamp(msgspec.Struct):
+    """All that is read of a package that another version may have made."""
+
+    class Purpose(msgspec.Struct):
+        machine: str
+
+    purpose: Purpose
 
 
 class Network(NamedTuple):
@@ -93,12 +122,13 @@ def networks(
 
 
 def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """A digest of what a library depends on besides its network."""
+    """A digest of what a library depends on besides its network and its compiler."""
     text = cpuinfo.read_text("utf-8", "replace") if cpuinfo.exists() else ""
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    lines = [line for line in text.splitlines() if line.lower().startswith(_PROCESSOR)]
     facts = [
         platform.machine(),
-        *sorted(set(flags.split())),
+        *sorted({word for line in lines for word in line.split()}),
+        json.dumps(dict(BLOCKS)),
         str(torch.__version__),
         str(torch.get_num_threads()),
         *_code(),
@@ -114,7 +144,7 @@ def _code() -> list[str]:
 
 
 class Compiled:
-    """A loaded package: the module's function of its rows, on the module's own weights.
+    """A loaded package: the module's function of its rows, on a copy of the module's weights.
 
     A strict call takes `block` rows at a time, the last of them repeated where rows are missing.
     """
@@ -122,9 +152,10 @@ class Compiled:
     def __init__(self, folder: Path, module: nn.Module, block: int) -> None:
         runner = torch._C._aoti.AOTIModelPackageLoader(str(folder), "model", False, 1, -1)
         weights = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        wanted = runner.get_constant_fqns()
-        runner.load_constants({name: weights[name] for name in wanted}, False, True, True)
-        self._runner, self._weights, self._block = runner, weights, block
+        wanted = {name: weights[name] for name in runner.get_constant_fqns()}
+        # A copy: handles of tensors that stay the caller's (the last argument) are never freed.
+        runner.load_constants(wanted, False, True, False)
+        self._runner, self._block = runner, block
 
     def __call__(self, *inputs: Tensor, strict: bool = False) -> Tensor:
         """Rows in, rows out."""
@@ -146,19 +177,24 @@ class Library:
 
     def __init__(self, folders: Iterable[str | Path] = ()) -> None:
         here = machine()
-        found = {Path(folder): _read(Path(folder)) for folder in folders}
-        for folder, package in found.items():
-            if package.machine != here:
-                log.warning("%s is of no use here: it was compiled for something else", folder)
-        self._packages = {f: p for f, p in found.items() if p.machine == here}
+        found = {Path(folder): _read(Path(folder), here) for folder in folders}
+        self._packages = {folder: package for folder, package in found.items() if package}
+        self._used: set[Path] = set()
 
     @property
     def digest(self) -> str | None:
-        """Of all of them, what they may be used for or not; None where there are none."""
+        """Of all purposes, whether a model has them or not; None where there are none."""
         if not self._packages:
             return None
-        packages = sorted(self._packages.values(), key=lambda package: package.name)
-        return hashlib.sha256(msgspec.json.encode(packages)).hexdigest()
+        purposes = sorted(
+            (package.purpose for package in self._packages.values()), key=msgspec.json.encode
+        )
+        return hashlib.sha256(msgspec.json.encode(purposes)).hexdigest()
+
+    @property
+    def unused(self) -> list[Path]:
+        """Packages that have not been matched by any model yet."""
+        return sorted(self._packages.keys() - self._used)
 
     def match(self, unified: UnifiedLatents, base: BaseModel | None) -> dict[NetworkName, Compiled]:
         """What there is of a model's networks.
@@ -171,26 +207,50 @@ class Library:
         for stage, network in networks(unified, base, 2).items():
             wanted = stage, network.fingerprint
             for folder, package in self._packages.items():
-                if (package.stage, package.network) == wanted:
+                if (package.purpose.stage, package.purpose.network) == wanted:
                     found[stage] = load(folder, package, network)
+                    self._used.add(folder)
         return found
 
 
-def _read(folder: Path) -> Package:
+def read(folder: Path) -> Package:
+    """What is said of a package; `PackageError` where it is damaged."""
     try:
-        return msgspec.json.decode((folder / PACKAGE).read_bytes(), type=Package)
+        package = msgspec.json.decode((folder / PACKAGE).read_bytes(), type=Package)
     except (OSError, msgspec.DecodeError) as error:
         raise PackageError(f"{folder / PACKAGE}: {error}") from error
+    if package != package.sealed:
+        raise PackageError(f"{folder / PACKAGE} is damaged: remove {folder} and compile it again")
+    return package
+
+
+def _read(folder: Path, here: str) -> Package | None:
+    """`read`; None, and a warning, for what was compiled elsewhere or by another version."""
+    try:
+        stamp = msgspec.json.decode((folder / PACKAGE).read_bytes(), type=_Stamp)
+    except (OSError, msgspec.DecodeError) as error:
+        raise PackageError(f"{folder / PACKAGE}: {error}") from error
+    if stamp.purpose.machine == here:
+        return read(folder)
+    log.warning("%s is of no use here: it was compiled for something else", folder)
+    return None
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a package but `compiled.json`."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != PACKAGE)
+    return {str(path.relative_to(folder)): file_digest(path) for path in files}
 
 
 @torch.inference_mode()
 def load(folder: Path, package: Package, network: Network) -> Compiled:
     """A package in a network's place; `PackageError` as `Library.match`."""
-    for name, digest in package.files.items():
-        path = folder / name
-        if not path.is_file() or file_digest(path) != digest:
-            raise PackageError(f"{path} is missing or damaged: compile it again")
-    compiled = Compiled(folder, network.module, BLOCKS[package.stage])
+    there = contents(folder)
+    for name in sorted(there.keys() | package.files.keys()):
+        if there.get(name) != package.files.get(name):
+            advice = f"remove {folder} and compile it again"
+            raise PackageError(f"{folder / name} is missing, damaged or foreign: {advice}")
+    compiled = Compiled(folder, network.module, BLOCKS[package.purpose.stage])
     expected, made = network.module(*network.inputs), compiled(*network.inputs)
     error = (made - expected).abs().max().item() if made.shape == expected.shape else float("nan")
     if not error <= _AGREES * expected.abs().max().item() + _AGREES:

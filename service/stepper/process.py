@@ -152,6 +152,8 @@ def serve(pipe: Pipe, hello: Hello) -> int:
     ready = describe(hello, models, library)
     if ready.kernel_fallback:
         log.warning("%s runs the reference kernels: %s", hello.device, ready.kernel_fallback)
+    for folder in library.unused:
+        log.warning("%s was compiled for another model than these", folder)
     costs = CostModel(ready.numerics_strict, costs_file(hello))
     pipe.send(ready)
     pipe.send(costs.message)

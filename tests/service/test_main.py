@@ -51,9 +51,9 @@ def test_compiled_networks_must_be_there_and_for_a_cpu(tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match=f"nothing is compiled in {tmp_path}"):
         settings_from(compiled=tmp_path)
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "package.json").touch()
+    (tmp_path / "base" / "compiled.json").touch()
     assert packages(settings_from(compiled=tmp_path).compiled) == (tmp_path / "base",)
-    with pytest.raises(typer.BadParameter, match="for a CPU"):
+    with pytest.raises(typer.BadParameter, match="UL_DEVICE=cpu, not cuda"):
         settings_from(compiled=tmp_path, device="cuda")
 
 

@@ -31,7 +31,7 @@ Body = dict[str, Any]
 
 
 class Bare:
-    """A checkpoint and its two loops, on `threads` threads; UL_COMPILED is heeded as by ours."""
+    """A checkpoint and its two loops, on `threads` threads; UL_COMPILED counts here too."""
 
     def __init__(self, folder: str, threads: int) -> None:
         torch.set_num_threads(threads)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +15,14 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from unified_latents.models import checkpoint
 from unified_latents.service.stepper import compile as command
-from unified_latents.service.stepper.compile import Line, contest, make, same_bits
-from unified_latents.service.stepper.compiled import Network, Package, networks
+from unified_latents.service.stepper.compile import Line, contest, make, same_bits, sweep
+from unified_latents.service.stepper.compiled import Network, PackageError, Purpose, networks
 
 
 @pytest.fixture(params=["encode", "base", "decode"])
 def network(tiny: Path, request: pytest.FixtureRequest) -> Network:
     loaded = checkpoint.load(tiny)
-    return networks(loaded.unified, loaded.base, 16)[request.param]
+    return networks(loaded.unified, loaded.base, max(command.ROWS))[request.param]
 
 
 def alone(network: Network) -> Callable[..., Tensor]:
@@ -42,21 +45,31 @@ def test_every_pass_is_compared_in_both_modes(network: Network) -> None:
     assert all(line.ratio > 0 and f"×{line.ratio:.2f}" in str(line) for line in lines)
 
 
-def test_rows_that_know_each_other_are_found_out(network: Network) -> None:
+def test_rows_that_know_each_other_or_their_place_are_found_out(network: Network) -> None:
     run = alone(network)
 
     def mixing(*inputs: Tensor, strict: bool) -> Tensor:
         made = run(*inputs, strict=strict)
         return made + made.mean(0)
 
+    def placed(*inputs: Tensor, strict: bool) -> Tensor:
+        made = run(*inputs, strict=strict).clone()
+        made[3::4] += 1e-3
+        return made
+
     with torch.inference_mode():
         assert same_bits(network, run)
         assert not same_bits(network, mixing)
+        assert not same_bits(network, placed)
 
 
 @pytest.mark.parametrize(
     ("ratio", "same", "said"),
-    [(2.0, True, "kept as"), (0.9, True, "not faster with 4 rows"), (2.0, False, "other bits")],
+    [
+        (2.0, True, "kept as"),
+        (0.9, True, "not faster with strict 4 rows"),
+        (2.0, False, "other bits"),
+    ],
 )
 def test_only_what_wins_is_kept(
     network: Network,
@@ -79,8 +92,12 @@ def test_only_what_wins_is_kept(
     kept = list(tmp_path.iterdir())
     assert len(kept) == ("kept" in said and "not" not in said)
     for folder in kept:
-        assert {path.name for path in folder.iterdir()} == {"library", "package.json"}
+        assert {path.name for path in folder.iterdir()} == {"library", "compiled.json"}
         assert "there already" in make("base", network, tmp_path, 1)
+        monkeypatch.setattr(command, "load", damaged)
+        with pytest.raises(PackageError):
+            make("base", network, tmp_path, 1)
+        assert not folder.exists()
 
 
 def test_who_cannot_compile_is_told_why(
@@ -104,9 +121,23 @@ def no_compiler() -> str:
     raise InvalidCxxCompiler
 
 
+def damaged(*_: object) -> None:
+    raise PackageError("damaged")
+
+
+def test_what_a_killed_compilation_left_is_swept_away(tmp_path: Path) -> None:
+    """And nothing of one that is still at work."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    for pid in (child.pid, os.getpid()):
+        (tmp_path / f".{pid}-x" / "package").mkdir(parents=True)
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [f".{os.getpid()}-x"]
+
+
 def test_a_package_is_named_by_its_purpose() -> None:
     names = {
-        Package(stage, machine, network, {}).name
+        Purpose(stage, machine, network, "g++ 12").name
         for stage in ("base", "decode")
         for machine in ("a" * 64, "b" * 64)
         for network in ("c" * 64, "d" * 64)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import shutil
 import warnings
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from tests.service.engine.test_client import running
 from tests.service.test_server_bytes import crowds, deaths, numbers
 from unified_latents.models import checkpoint
 from unified_latents.service.engine.messages import Checkpoint
-from unified_latents.service.engine.spawn import EngineOptions
+from unified_latents.service.engine.spawn import PACKAGE, EngineOptions
 from unified_latents.service.stepper import compiled as module
 from unified_latents.service.stepper.catalogue import load
 from unified_latents.service.stepper.compile import build, describe
@@ -116,10 +118,27 @@ class TestLibraries:
         """A copy: what is loaded must not change under those who run it."""
         damaged = shutil.copytree(packages[1], tmp_path / "decode")
         (file,) = damaged.rglob("*.so")
-        sound = file.read_bytes()
-        file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
-        with pytest.raises(PackageError, match=str(file)):
+        for path in (file, damaged / PACKAGE):
+            sound = path.read_bytes()
+            path.write_bytes(sound[:-3] + bytes([sound[-3] ^ 1]) + sound[-2:])
+            with pytest.raises(PackageError, match=str(path)):
+                load(Checkpoint("m", str(tiny)), "cpu", Library([damaged]))
+            path.write_bytes(sound)
+        (damaged / "more.so").touch()
+        with pytest.raises(PackageError, match=r"more\.so is missing, damaged or foreign"):
             load(Checkpoint("m", str(tiny)), "cpu", Library([damaged]))
+
+    def test_loading_again_and_again_keeps_nothing(self, tiny: Path, packages: list[Path]) -> None:
+        """As hot swaps do. A tensor handed over for good would be seen by its finalizer."""
+        freed: list[int] = []
+        for i in range(3):
+            model = load(Checkpoint("m", str(tiny)), "cpu", Library(packages))
+            for weight in model.unified.decoder.parameters():
+                weakref.finalize(weight.untyped_storage(), freed.append, i)
+            weights = len(list(model.unified.decoder.parameters()))
+            del model, weight
+            gc.collect()
+        assert freed == [i for i in range(3) for _ in range(weights)]
 
     def test_one_that_computes_something_else_is_refused(
         self, tiny: Path, packages: list[Path], monkeypatch: pytest.MonkeyPatch

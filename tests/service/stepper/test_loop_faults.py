@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from unified_latents.service.engine.messages import (
 from unified_latents.service.engine.protocol import Message
 from unified_latents.service.engine.telemetry import PRIORITIES, Costs, StageName, Tick
 from unified_latents.service.stepper import passes
+from unified_latents.service.stepper.attempt import attempt
 from unified_latents.service.stepper.catalogue import Model, load
 from unified_latents.service.stepper.costs import CostModel
 from unified_latents.service.stepper.loop import Loop
@@ -154,8 +156,11 @@ def uncollected() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("uncollected")
-def test_an_ended_request_frees_its_tensors_at_once(model: Model) -> None:
-    """Answered, cancelled or failed; a collector that has much to look after comes seldom."""
+def test_an_ended_request_frees_its_tensors_at_once(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answered, cancelled, late or failed; a collector that has much to look after comes seldom."""
+    monkeypatch.setattr(logging.getLogger(attempt.__module__), "disabled", True)  # keeps errors
     now, sent = [0.0], list[Message]()
     loop = Loop({"m": model}, 8, sent.append, clock=lambda: now[0])
     loop.take(generate(1, n=2, previews=2, snapshot_every=1))
@@ -170,8 +175,16 @@ def test_an_ended_request_frees_its_tensors_at_once(model: Model) -> None:
     now[0] = 3.0
     loop.tick()
     assert set(results(sent)) == {1, 2, 3}
-    assert errors(sent) == [(5, "deadline_exceeded")]
+    monkeypatch.setitem(passes.PASSES, "decode", breaks)
+    loop.take(decode(6, torch.zeros(2, 4, 4, 4)))
+    while loop.busy:
+        loop.tick()
+    assert errors(sent) == [(5, "deadline_exceeded"), (6, "engine_error")]
     assert not [each for each in gc.get_objects() if type(each) in (Job, Sample)]
+
+
+def breaks(samples: Sequence[Sample]) -> list[passes.Outcome]:
+    raise ValueError(f"{len(samples)} rows")
 
 
 def test_three_hundred_cancels_leave_no_row_no_job_and_no_bytes(model: Model) -> None:
