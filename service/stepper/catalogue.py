@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -66,7 +68,14 @@ def load(wanted: Checkpoint, device: str, library: Library | None = None) -> Mod
     report = checkpoint.check_canary(loaded)
     compiled = library.match(loaded.unified, loaded.base) if library else {}
     card = _card(wanted.name, loaded, report, compiled)
+    give_back()
     return Model(loaded.unified, loaded.base, card, device, compiled)
+
+
+def give_back() -> None:
+    """What loading needed for a while goes to the system: an engine's malloc keeps what is free."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _card(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -268,4 +269,7 @@ def main(folder: str, into: Path, rounds: int, threads: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+    try:
+        sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -7,6 +7,7 @@ closes the process ends at once, in the middle of a pass if need be: nobody is l
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import queue
@@ -35,7 +36,7 @@ from unified_latents.service.engine.protocol import (
     Ping,
     Pong,
 )
-from unified_latents.service.stepper.catalogue import Model, load
+from unified_latents.service.stepper.catalogue import Model, give_back, load
 from unified_latents.service.stepper.compiled import Library
 from unified_latents.service.stepper.costs import CostModel
 from unified_latents.service.stepper.loop import Loop
@@ -158,6 +159,7 @@ def serve(pipe: Pipe, hello: Hello) -> int:
     pipe.send(ready)
     pipe.send(costs.message)
     loop = Loop(models, hello.max_rows, pipe.send, costs=costs, numerics=ready.numerics)
+    del models  # the loop's: one that is replaced shall go
     loader = Loader(hello.device, pipe.put, library)
     while True:
         for command in pipe.commands(wait=not loop.busy):
@@ -169,6 +171,8 @@ def obey(command: Command | Swap, loop: Loop, loader: Loader) -> None:
     """A command of the parent, or the end of a loading."""
     if isinstance(command, Swap):
         loop.swap(command)
+        gc.collect()  # modules hold each other
+        give_back()
     elif isinstance(command, Load):
         loader.start(command, loop.card(command.checkpoint.name))
     else:
