@@ -2,8 +2,8 @@
 
 `python -P -m unified_latents.service.stepper.compile CHECKPOINT INTO ROUNDS THREADS` prints a
 table. One library serves every number of rows. It is kept where it is faster in both modes, at
-every number of rows that is tried, and where strict rows have equal bits in all of them. One that
-is there already stays as it is: an engine may be running on it.
+every number of rows that is tried, and where strict rows have equal bits in any number and place.
+One that is there already, and sound, stays as it is: an engine may be running on it.
 """
 
 from __future__ import annotations
@@ -249,7 +249,6 @@ def _say(*lines: str) -> None:
 
 def main(folder: str, into: Path, rounds: int, threads: int) -> int:
     """All networks of a checkpoint; 1, and why on stderr, where they cannot be compiled."""
-    die_with_parent()
     torch.set_num_threads(threads)
     try:
         loaded = checkpoint.load(folder)
@@ -269,6 +268,7 @@ def main(folder: str, into: Path, rounds: int, threads: int) -> int:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     try:
         sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
     except KeyboardInterrupt:
