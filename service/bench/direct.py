@@ -23,6 +23,7 @@ from unified_latents.models.sampling import Denoiser, NoiseKeys, Prediction, Sta
 from unified_latents.service.bench.rival import Rival, flops
 from unified_latents.service.engine.messages import Checkpoint
 from unified_latents.service.stepper.catalogue import Model, load
+from unified_latents.service.stepper.compiled import NetworkName, networks
 from unified_latents.service.stepper.numerics import arithmetic
 
 
@@ -99,19 +100,10 @@ class Contest:
         return time.perf_counter() - began
 
 
-def forward(model: Model, stage: str, n: int) -> Callable[[], Tensor]:
+def forward(model: Model, stage: NetworkName, n: int) -> Callable[[], Tensor]:
     """One evaluation of one network on n rows."""
-    unified, config = model.unified, model.unified.config
-    x, z = torch.randn(n, *config.image_shape), torch.randn(n, *config.latent_shape)
-    log_snr, label = torch.linspace(-5, 3, n), torch.zeros(n, dtype=torch.int64)
-    base = model.base
-    passes: dict[str, Callable[[], Tensor]] = {
-        "encode": lambda: unified.encoder(x),
-        "decode": lambda: unified.decoder(x, log_snr, z),
-    }
-    if base is not None:
-        passes["base"] = lambda: base(z, log_snr, label)
-    return passes[stage]
+    network = networks(model.unified, model.base, n)[stage]
+    return lambda: network.module(*network.inputs)
 
 
 def timed(model: Model, task: dict[str, Any]) -> float:

@@ -186,22 +186,23 @@ def purpose(stage: NetworkName, network: Network) -> Purpose:
     return Purpose(stage, machine(), network.fingerprint, compiler)
 
 
-def describe(stage: NetworkName, network: Network, folder: Path) -> Package:
+def describe(wanted: Purpose, folder: Path) -> Package:
     """`compiled.json`, written."""
-    package = Package(purpose(stage, network), contents(folder)).sealed
+    package = Package(wanted, contents(folder)).sealed
     (folder / PACKAGE).write_bytes(msgspec.json.encode(package))
     return package
 
 
 def make(stage: NetworkName, network: Network, into: Path, rounds: int) -> str:
     """Compile, compare, and keep it or not: what became of it. Lines are printed meanwhile."""
-    target = into / purpose(stage, network).name
+    wanted = purpose(stage, network)
+    target = into / wanted.name
     if _sound(target, network):
         return f"{target} is there already"
     with tempfile.TemporaryDirectory(dir=into, prefix=f".{os.getpid()}-") as scratch:
         folder = Path(scratch) / "package"
         build(network, folder)
-        package = describe(stage, network, folder)
+        package = describe(wanted, folder)
         with torch.inference_mode():
             if why := _fault(stage, network, load(folder, package, network), rounds):
                 return f"not kept: {why}"

@@ -15,6 +15,7 @@ from unified_latents.service.engine.messages import (
 )
 from unified_latents.service.engine.protocol import Message
 from unified_latents.service.stepper.catalogue import Model, load
+from unified_latents.service.stepper.compiled import NetworkName
 from unified_latents.service.stepper.loop import Loop
 
 
@@ -40,7 +41,7 @@ def test_the_bench_compares_like_with_like(model: Model) -> None:
 
 
 @pytest.mark.parametrize("stage", ["base", "decode", "encode"])
-def test_every_stage_can_be_timed(model: Model, stage: str) -> None:
+def test_every_stage_can_be_timed(model: Model, stage: NetworkName) -> None:
     shape = model.card.latent_shape if stage != "decode" else (1, 16, 16)
     with torch.inference_mode():
         assert forward(model, stage, 2)().shape == (2, *shape)

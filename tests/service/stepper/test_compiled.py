@@ -23,7 +23,7 @@ from unified_latents.service.engine.messages import Checkpoint
 from unified_latents.service.engine.spawn import PACKAGE, EngineOptions
 from unified_latents.service.stepper import compiled as module
 from unified_latents.service.stepper.catalogue import load
-from unified_latents.service.stepper.compile import build, describe
+from unified_latents.service.stepper.compile import build, describe, purpose
 from unified_latents.service.stepper.compiled import (
     Compiled,
     Library,
@@ -48,9 +48,9 @@ def packages(tiny: Path, tiny_clips: Path, tmp_path_factory: pytest.TempPathFact
         warnings.simplefilter("ignore")
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         build(pictures["decode"], folder / "decode")
-        describe("decode", pictures["decode"], folder / "decode")
+        describe(purpose("decode", pictures["decode"]), folder / "decode")
         build(clips["base"], folder / "base")
-        describe("base", clips["base"], folder / "base")
+        describe(purpose("base", clips["base"]), folder / "base")
     return sorted(folder.iterdir())
 
 
