@@ -92,7 +92,7 @@ class Metrics:
         )
         self.row_steps = Counter(
             "ul_denoise_row_steps_total",
-            "Network evaluations of one row.",
+            "Network evaluations of one row; padding: of none, in a CUDA graph of more rows.",
             ["stage", "kind"],
             registry=registry,
         )
@@ -111,6 +111,18 @@ class Metrics:
         self.kernel_fallbacks = Counter(
             "ul_kernel_fallbacks_total",
             "Passes on a GPU through the reference kernels: forced by UL_KERNELS, or no_triton.",
+            ["stage", "reason"],
+            registry=registry,
+        )
+        self.graph_replays = Counter(
+            "ul_graph_replays_total",
+            "Passes replayed as CUDA graphs.",
+            ["stage"],
+            registry=registry,
+        )
+        self.graph_fallbacks = Counter(
+            "ul_graph_fallbacks_total",
+            "Passes on CUDA launched kernel by kernel: not_recordable.",
             ["stage", "reason"],
             registry=registry,
         )
@@ -249,6 +261,12 @@ class Metrics:
     def _on_faults(self, tick: Tick) -> None:
         if self._fallback:
             self.kernel_fallbacks.labels(tick.stage, self._fallback).inc()
+        graphs = tick.graphs
+        if graphs.replays:
+            self.graph_replays.labels(tick.stage).inc(graphs.replays)
+            self.row_steps.labels(tick.stage, "padding").inc(graphs.padding_rows)
+        if graphs.not_recordable:
+            self.graph_fallbacks.labels(tick.stage, "not_recordable").inc(graphs.not_recordable)
         for action, count in tick.out_of_memory.items():
             self.oom.labels(tick.stage, action).inc(count)
         for outcome, count in tick.bisected.items():

@@ -176,6 +176,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         patience=settings.patience,
         cache=settings.home / "cache",
         compiled=packages(settings.compiled),
+        graphs=settings.graphs,
     )
 
 

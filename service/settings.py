@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     compiled: Path | None = None
     """A folder that `ul-serve compile` has filled; the networks in it run as libraries. None: all
     run as they are."""
+    graphs: bool = True
+    """Whether passes on CUDA are recorded as graphs, and replayed."""
     grace: int = Field(default=30, ge=0)
     """Seconds that open requests get to finish after SIGTERM."""
     models_root: Path | None = None

@@ -222,6 +222,8 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     device: str
     kernel_fallback: Literal["forced", "no_triton"] | None = None
     """Why a GPU runs the reference kernels."""
+    graphs: bool = False
+    """Whether passes are recorded as CUDA graphs and replayed."""
 
     def numerics(self, strict: bool) -> str:
         """The id for a request's mode."""

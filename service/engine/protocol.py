@@ -32,6 +32,8 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     kernels: Literal["auto", "reference"] = "auto"
     compiled: tuple[str, ...] = ()
     """Folders of compiled networks."""
+    graphs: bool = True
+    """Whether passes are recorded on CUDA, and replayed."""
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):

@@ -61,6 +61,8 @@ class EngineOptions:
     """Where the engine keeps what its passes cost; None: nowhere."""
     compiled: tuple[Path, ...] = ()
     """Folders of compiled networks, to be used where they fit."""
+    graphs: bool = True
+    """Whether CUDA graphs are used where there is CUDA."""
     environment: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = STEPPER
     """Run with the number of its pipe's descriptor as one more argument."""
@@ -77,6 +79,7 @@ class EngineOptions:
             cache,
             self.kernels,
             tuple(map(str, self.compiled)),
+            self.graphs,
         )
 
 

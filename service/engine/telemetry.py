@@ -12,6 +12,17 @@ PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 """From the first served to the last."""
 
 
+class GraphCounts(msgspec.Struct):
+    """Evaluations by networks on CUDA."""
+
+    replays: int = 0
+    """Of what had been recorded."""
+    padding_rows: int = 0
+    """Rows in those that nobody asked for."""
+    not_recordable: int = 0
+    """Launched kernel by kernel, because recording had failed."""
+
+
 class Tick(msgspec.Struct, tag="tick", frozen=True):
     """One forward pass: what it was, and what is left after it."""
 
@@ -35,6 +46,7 @@ class Tick(msgspec.Struct, tag="tick", frozen=True):
     """Times that memory ran out, by what was done: split, retry, failed."""
     bisected: dict[str, int] = {}
     """Batches that raised, by how that ended: recovered, culprit."""
+    graphs: GraphCounts = msgspec.field(default_factory=GraphCounts)
 
 
 class Cost(msgspec.Struct, frozen=True):

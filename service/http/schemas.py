@@ -259,6 +259,7 @@ class ModelEntry(BaseModel):
     kernel_fallback: Literal["forced", "no_triton"] | None = Field(
         None, description="Why a GPU runs the reference kernels; null where it does not."
     )
+    cuda_graphs: bool = Field(description="Whether passes are recorded on a GPU, and replayed.")
     compiled: list[str] = Field(
         description="Networks that run as libraries, made ahead of time by `ul-serve compile`."
     )

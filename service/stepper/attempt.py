@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from unified_latents.service.engine.messages import ErrorCode
+from unified_latents.service.engine.telemetry import GraphCounts
 from unified_latents.service.stepper.passes import PASSES, Outcome
 from unified_latents.service.stepper.work import Sample
 
@@ -35,6 +36,7 @@ class Report:
     """By what was done about it: split, retry, failed."""
     bisected: Counter[str] = field(default_factory=Counter)
     """Batches that raised, by outcome: recovered, or culprit."""
+    graphs: GraphCounts = field(default_factory=GraphCounts)
     fits: int | None = None
     """Rows that memory held, where it did not hold the whole batch."""
 
@@ -51,6 +53,8 @@ def attempt(batch: Sequence[Sample]) -> Report:
     if report.bisected:
         culprit = any(code == "engine_error" for code, _ in report.failed.values())
         report.bisected = Counter({"culprit" if culprit else "recovered": 1})
+    if graphs := batch[0].job.model.graphs:
+        report.graphs = graphs.taken()
     return report
 
 

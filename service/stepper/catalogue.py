@@ -23,7 +23,7 @@ from unified_latents.service.engine.messages import (
     Trajectory,
 )
 from unified_latents.service.stepper.compiled import Compiled, Library, NetworkName
-from unified_latents.service.stepper.numerics import arithmetic
+from unified_latents.service.stepper.graphs import CudaRecord, Graphs, launch
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Model:
     device: str
     compiled: Mapping[NetworkName, Compiled] = field(default_factory=dict)
     """Networks that run as libraries."""
+    graphs: Graphs | None = None
+    """Recordings of those that do not; None: every pass launches them anew."""
 
     @property
     def key(self) -> str:
@@ -51,15 +53,18 @@ class Model:
         network = networks[name]
         if network is None:
             raise TypeError("this model has no base model")
-        with arithmetic(strict):
-            made: Tensor = network(*inputs)
-        return made
+        if self.graphs is not None:
+            return self.graphs.run(name, network, inputs, strict=strict)
+        return launch(network, inputs, strict=strict)
 
 
-def load(wanted: Checkpoint, device: str, library: Library | None = None) -> Model:
+def load(
+    wanted: Checkpoint, device: str, library: Library | None = None, *, graphs: bool = False
+) -> Model:
     """Load, move to `device`, run the canary; a `CheckpointError` names what is wrong.
 
     Networks that `library` has run as it has them; `PackageError` for one that is damaged.
+    `graphs`: passes are recorded and replayed, which is for CUDA.
     """
     loaded = checkpoint.load(wanted.path)
     loaded.unified.to(device)
@@ -69,7 +74,8 @@ def load(wanted: Checkpoint, device: str, library: Library | None = None) -> Mod
     compiled = library.match(loaded.unified, loaded.base) if library else {}
     card = _card(wanted.name, loaded, report, compiled)
     give_back()
-    return Model(loaded.unified, loaded.base, card, device, compiled)
+    recordings = Graphs(CudaRecord(device)) if graphs else None
+    return Model(loaded.unified, loaded.base, card, device, compiled, recordings)
 
 
 def give_back() -> None:

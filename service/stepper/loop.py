@@ -278,4 +278,5 @@ class Loop:
             drain=self._ledger.drain(now) if self._jobs else 0.0,
             out_of_memory=dict(report.out_of_memory),
             bisected=dict(report.bisected),
+            graphs=report.graphs,
         )

@@ -63,10 +63,18 @@ def arithmetic(strict: bool) -> AbstractContextManager[object]:
     return FixedShapes() if strict else nullcontext()
 
 
-def numerics_id(device: str, kernel_set: str, compiled: str | None = None, *, strict: bool) -> str:
+def numerics_id(
+    device: str,
+    kernel_set: str,
+    compiled: str | None = None,
+    *,
+    strict: bool,
+    graphs: bool = False,
+) -> str:
     """A digest of what bytes depend on besides the request: 16 hexadecimal digits.
 
-    `compiled`: the digest of the networks that run as libraries; None: there are none.
+    `compiled`: the digest of the networks that run as libraries; None: there are none. `graphs`:
+    whether passes are recorded, with rows rounded up.
     """
     facts = {
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
@@ -79,4 +87,6 @@ def numerics_id(device: str, kernel_set: str, compiled: str | None = None, *, st
     }
     if compiled is not None:
         facts["compiled"] = compiled
+    if graphs:
+        facts["graphs"] = "buckets"
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

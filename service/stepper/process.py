@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -108,16 +109,23 @@ class Pipe:
 def describe(hello: Hello, models: dict[str, Model], library: Library) -> Ready:
     """What was loaded, and under which ids equal bytes are promised."""
     kernels = kernel_set(hello.device)
+    ids = partial(numerics_id, hello.device, kernels, library.digest, graphs=recorded(hello))
     return Ready(
         protocol=PROTOCOL,
         models=tuple(model.card for model in models.values()),
         kernel_set=kernels,
-        numerics_strict=numerics_id(hello.device, kernels, library.digest, strict=True),
-        numerics_fast=numerics_id(hello.device, kernels, library.digest, strict=False),
+        numerics_strict=ids(strict=True),
+        numerics_fast=ids(strict=False),
         torch=str(torch.__version__),
         device=hello.device,
         kernel_fallback=fallback(hello.device),
+        graphs=recorded(hello),
     )
+
+
+def recorded(hello: Hello) -> bool:
+    """Whether passes are recorded and replayed."""
+    return hello.graphs and torch.device(hello.device).type == "cuda"
 
 
 def costs_file(hello: Hello) -> Path | None:
@@ -145,7 +153,8 @@ def serve(pipe: Pipe, hello: Hello) -> int:
     """Load, say so, and step for as long as there is a parent; 1 where the models do not load."""
     try:
         library = Library(hello.compiled)
-        models = {w.name: load(w, hello.device, library) for w in hello.checkpoints}
+        loading = partial(load, device=hello.device, library=library, graphs=recorded(hello))
+        models = {wanted.name: loading(wanted) for wanted in hello.checkpoints}
     except Exception as error:  # another engine would meet the same
         log.exception("the models do not load")
         pipe.send(Failed(str(error)))
@@ -160,7 +169,7 @@ def serve(pipe: Pipe, hello: Hello) -> int:
     pipe.send(costs.message)
     loop = Loop(models, hello.max_rows, pipe.send, costs=costs, numerics=ready.numerics)
     del models  # the loop's: one that is replaced shall go
-    loader = Loader(hello.device, pipe.put, library)
+    loader = Loader(loading, pipe.put)
     while True:
         for command in pipe.commands(wait=not loop.busy):
             obey(command, loop, loader)

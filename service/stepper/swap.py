@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from unified_latents.models.manifest import CheckpointError
-from unified_latents.service.engine.messages import ModelCard
+from unified_latents.service.engine.messages import Checkpoint, ModelCard
 from unified_latents.service.engine.protocol import Load
-from unified_latents.service.stepper.catalogue import Model, load
-from unified_latents.service.stepper.compiled import Library
+from unified_latents.service.stepper.catalogue import Model
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +26,8 @@ class Swap(NamedTuple):
 class Loader:
     """Loads in threads, one model at a time; `done` is called there with each outcome."""
 
-    def __init__(
-        self, device: str, done: Callable[[Swap], None], library: Library | None = None
-    ) -> None:
-        self._device, self._library = device, library
-        self._done = done
+    def __init__(self, load: Callable[[Checkpoint], Model], done: Callable[[Swap], None]) -> None:
+        self._load, self._done = load, done
         self._one = threading.Lock()
 
     def start(self, asked: Load, old: ModelCard | None) -> None:
@@ -49,7 +45,7 @@ class Loader:
 
     def _checked(self, asked: Load, old: ModelCard | None) -> Model:
         """`CheckpointError` for files that are damaged or missing, and for one that may not be."""
-        path, model = asked.checkpoint.path, load(asked.checkpoint, self._device, self._library)
+        path, model = asked.checkpoint.path, self._load(asked.checkpoint)
         if not model.card.canary.ok:
             raise CheckpointError(f"{path}: the canary's recorded run was not reproduced")
         other = old is not None and old.latent_space != model.card.latent_space

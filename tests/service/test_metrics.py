@@ -6,7 +6,7 @@ from prometheus_client import generate_latest
 from unified_latents.service.engine.fake import fake_card
 from unified_latents.service.engine.messages import Ready
 from unified_latents.service.engine.seam import Death, Status
-from unified_latents.service.engine.telemetry import Tick
+from unified_latents.service.engine.telemetry import GraphCounts, Tick
 from unified_latents.service.metrics import Metrics
 
 
@@ -27,6 +27,7 @@ def test_a_tick_is_counted_by_stage_and_kind() -> None:
             preview_rows=3,
             out_of_memory={"split": 2},
             bisected={"culprit": 1},
+            graphs=GraphCounts(replays=2, padding_rows=3, not_recordable=1),
         )
     )
     value = metrics.registry.get_sample_value
@@ -37,6 +38,9 @@ def test_a_tick_is_counted_by_stage_and_kind() -> None:
     assert value("ul_batch_rows_sum", stage) == 8
     assert value("ul_oom_total", {**stage, "action": "split"}) == 2
     assert value("ul_bisect_total", {"outcome": "culprit"}) == 1
+    assert value("ul_graph_replays_total", stage) == 2
+    assert value("ul_denoise_row_steps_total", {**stage, "kind": "padding"}) == 3
+    assert value("ul_graph_fallbacks_total", {**stage, "reason": "not_recordable"}) == 1
     assert value("ul_step_duration_seconds_count", {**stage, "bucket": "8"}) == 1
     assert value("ul_nonfinite_rows_total", stage) == 1
     assert value("ul_queue_wait_seconds_sum", {**stage, "priority": "high"}) == 0.5

@@ -52,6 +52,7 @@ def entry(card: ModelCard, ready: Ready) -> ModelEntry:
         kernel_set=ready.kernel_set,
         compiled=list(card.compiled),
         kernel_fallback=ready.kernel_fallback,
+        cuda_graphs=ready.graphs,
         numerics={"strict": ready.numerics_strict, "fast": ready.numerics_fast},
         canary=msgspec.to_builtins(card.canary),
     )

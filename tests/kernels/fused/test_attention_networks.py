@@ -122,6 +122,17 @@ def test_a_step_of_stage_2_equals_the_reference() -> None:
     assert differences(lambda: gradients(loss, network)) == {}
 
 
+@torch.inference_mode()
+def test_fused_networks_never_ask_their_device_for_a_value() -> None:
+    """Nor take a tensor of the host: neither can be in a CUDA graph, or be done without memory."""
+    unified, base = UnifiedLatents(unified_config()).to("meta"), BaseModel(base_config()).to("meta")
+    x, z = torch.empty(2, 1, 16, 16, device="meta"), torch.empty(2, 4, 4, 4, device="meta")
+    log_snr, label = z[:, 0, 0, 0], torch.empty(2, dtype=torch.int64, device="meta")
+    with dispatch.forced(fused=True):
+        made = unified.encoder(x), unified.decoder(x, log_snr, z), base(z, log_snr, label)
+    assert [tuple(each.shape) for each in made] == [(2, 4, 4, 4), (2, 1, 16, 16), (2, 4, 4, 4)]
+
+
 def test_four_and_four_steps_equal_the_reference() -> None:
     """A latent under guidance on a part of the way, then its image."""
     config, base = unified_config(), awake(BaseModel(base_config()))

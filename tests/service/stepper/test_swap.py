@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import queue
 import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ def loaded(path: Path, **changes: bool) -> Swap:
     """What the loader's thread says of a folder, beside the tiny model's card."""
     done: queue.SimpleQueue[Swap] = queue.SimpleQueue()
     old = load(Checkpoint("m", str(path.parent / "old")), "cpu").card
-    Loader("cpu", done.put).start(Load(1, Checkpoint("m", str(path)), **changes), old)
+    loader = Loader(partial(load, device="cpu"), done.put)
+    loader.start(Load(1, Checkpoint("m", str(path)), **changes), old)
     return done.get(timeout=60)
 
 

@@ -25,12 +25,16 @@ def test_models_are_described(client: TestClient, ok: Ok) -> None:
     assert first["defaults"]["steps"] == {"base": 4, "decode": 4}
     assert first["data"] == {"name": "fake", "source": "none", "licence": "CC0-1.0"}
     assert (first["kernel_set"], first["kernel_fallback"]) == ("reference", None)
+    assert first["cuda_graphs"] is False
 
 
 def test_a_gpu_without_its_kernels_is_shown(client: TestClient, fake: FakeEngine, ok: Ok) -> None:
     assert fake.ready is not None
-    fake.ready = msgspec.structs.replace(fake.ready, device="cuda", kernel_fallback="forced")
-    assert ok(client.get("/models"))["models"][0]["kernel_fallback"] == "forced"
+    fake.ready = msgspec.structs.replace(
+        fake.ready, device="cuda", kernel_fallback="forced", graphs=True
+    )
+    (first, *_) = ok(client.get("/models"))["models"]
+    assert (first["kernel_fallback"], first["cuda_graphs"]) == ("forced", True)
 
 
 def test_health_follows_the_engine(
