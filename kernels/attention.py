@@ -33,13 +33,12 @@ def rotary_angles(grid: tuple[int, ...], head_dim: int) -> Float[Tensor, "l half
     return F.pad(angles, (0, head_dim // 2 - angles.shape[-1]))
 
 
-def rotate(
-    x: Float[Tensor, "n h l d"], angles: Float[Tensor, "l half"]
-) -> Float[Tensor, "n h l d"]:
+def rotate(x: Float[Tensor, "*n l d"], angles: Float[Tensor, "l half"]) -> Float[Tensor, "*n l d"]:
     """R(p) x: pair i is elements (i, i + d/2)."""
     first, second = x.chunk(2, -1)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), -1)
+    along = x * torch.cat((cos, cos), -1)
+    return torch.addcmul(along, torch.cat((second, first), -1), torch.cat((-sin, sin), -1))
 
 
 class Context(NamedTuple):
@@ -60,9 +59,9 @@ def attention(
     context: Context | None = None,
 ) -> Float[Tensor, "n h l d"]:
     """Attention of every position to every position, and to the context's; the scale is 1/√d."""
-    head = (q.shape[-1],)
-    q = rotate(F.rms_norm(q, head, q_scale, EPSILON), angles)
-    k = rotate(F.rms_norm(k, head, k_scale, EPSILON), angles)
+    head, scales = (q.shape[-1],), torch.stack((q_scale, k_scale))
+    normed = F.rms_norm(torch.stack((q, k)), head, eps=EPSILON)
+    q, k = rotate(normed * scales[:, None, None, None], angles)
     if context is None:
         return F.scaled_dot_product_attention(q, k, v)
     extra = F.rms_norm(context.k, head, k_scale, EPSILON)

@@ -20,8 +20,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from unified_latents.kernels import attention as plain_attention
+from unified_latents.kernels import gelu as plain_gelu
 from unified_latents.kernels import loss as plain_loss
 from unified_latents.kernels import modulate as plain_modulate
 from unified_latents.kernels import noise as plain_noise
@@ -110,6 +112,11 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
         return fused.modulate(x, shift, scale)
     return plain_modulate.modulate(x, shift, scale)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """`kernels.gelu.gelu`; on CUDA torch's own, which is one launch."""
+    return F.gelu(x, approximate="tanh") if fuses(x) else plain_gelu.gelu(x)
 
 
 def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _WORD = 0xFFFFFFFF
 
 
-def philox(counter: Int[Tensor, "*n 4"], key: Int[Tensor, "*n 2"]) -> Int[Tensor, "*n 4"]:
-    """Philox 4x32-10: four 32-bit words (held in int64) for each counter under each key.
+def philox(counter: Int[Tensor, "*n 4"], key: Int[Tensor, "*#n 2"]) -> Int[Tensor, "*n 4"]:
+    """Philox 4x32-10: four 32-bit words (held in int64) for each counter under its key.
 
     A wrapped int64 product has the bits of the exact 64-bit product, so the high word is
     an arithmetic shift and a mask.
@@ -35,12 +35,9 @@ def philox(counter: Int[Tensor, "*n 4"], key: Int[Tensor, "*n 2"]) -> Int[Tensor
     k0, k1 = key.unbind(-1)
     for _ in range(_ROUNDS):
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _WORD) ^ c1 ^ k0,
-            p1 & _WORD,
-            ((p0 >> 32) & _WORD) ^ c3 ^ k1,
-            p0 & _WORD,
-        )
+        c0 = (p1 >> 32).bitwise_and_(_WORD).bitwise_xor_(c1).bitwise_xor_(k0)
+        c2 = (p0 >> 32).bitwise_and_(_WORD).bitwise_xor_(c3).bitwise_xor_(k1)
+        c1, c3 = p1.bitwise_and_(_WORD), p0.bitwise_and_(_WORD)
         k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
     return torch.stack((c0, c1, c2, c3), -1)
 
@@ -54,12 +51,12 @@ def _uniforms(
 ) -> Float[Tensor, "*batch blocks 4"]:
     """Uniforms in (0, 1] of every block of four elements; the batch dimensions broadcast."""
     block = torch.arange(-(-size // 4), device=seed.device)
-    seed, sample, step, block = torch.broadcast_tensors(
-        seed[..., None], sample[..., None], step[..., None], block
+    seed, sample, step = torch.broadcast_tensors(
+        seed[..., None], sample[..., None], step[..., None]
     )
-    counter = torch.stack((block, step, sample, torch.full_like(block, stage)), -1)
+    counter = torch.broadcast_tensors(block, step, sample, torch.full_like(sample, stage))
     key = torch.stack((seed & _WORD, (seed >> 32) & _WORD), -1)
-    return (philox(counter, key).float() + 0.5) * 2.0**-32
+    return (philox(torch.stack(counter, -1), key).float() + 0.5) * 2.0**-32
 
 
 def uniform(seed: Tensor, sample: Tensor, step: Tensor, stage: int, size: int) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -114,6 +115,17 @@ class Plan:
     @property
     def steps(self) -> int:
         return len(self.log_snr)
+
+    @cached_property
+    def levels(self) -> tuple[float, ...]:
+        """λ at each evaluation, as numbers of the host."""
+        return tuple(self.log_snr.tolist())
+
+    @cached_property
+    def draws(self) -> int:
+        """Draws of noise that it needs: the start, and up to the last step that adds any."""
+        noisy: list[int] = self.coefficients[:, 3].nonzero().flatten().tolist()
+        return max(noisy, default=-1) + 2
 
 
 def plan(schedule: Schedule, steps: int, sampler: SamplerName, *, to_mean: bool) -> Plan:

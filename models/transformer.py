@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unified_latents.kernels.attention import Context
-from unified_latents.kernels.dispatch import attention, gated_residual, modulate
+from unified_latents.kernels.dispatch import attention, gated_residual, gelu, modulate
 from unified_latents.models.config import TransformerConfig
 from unified_latents.models.layers import zeroed
 
@@ -55,6 +55,13 @@ class Attention(nn.Module):
         return Context(k, v, tokens.mask)
 
 
+class GELU(nn.Module):
+    """`kernels.gelu.gelu`."""
+
+    def forward(self, x: Float[Tensor, "n l d"]) -> Float[Tensor, "n l d"]:
+        return gelu(x)
+
+
 class Block(nn.Module):
     """x + g₁ attention(modulate(x)), then x + g₂ mlp(modulate(x)); the identity at the start."""
 
@@ -66,7 +73,7 @@ class Block(nn.Module):
         self.attention = Attention(config, text)
         self.mlp = nn.Sequential(
             nn.Linear(config.width, _MLP_RATIO * config.width),
-            nn.GELU("tanh"),
+            GELU(),
             nn.Dropout(config.dropout),
             nn.Linear(_MLP_RATIO * config.width, config.width),
         )

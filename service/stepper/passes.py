@@ -203,7 +203,7 @@ def _gather(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     walks = [_walk(sample) for sample in samples]
     pairs = zip(samples, walks, strict=True)
     x_t = torch.stack([sample.cut(walk.state.x_t) for sample, walk in pairs])
-    return x_t, torch.stack([walk.log_snr for walk in walks]).to(x_t.device)
+    return x_t, torch.tensor([walk.log_snr for walk in walks], device=x_t.device)
 
 
 class _Move(NamedTuple):
@@ -251,7 +251,7 @@ def _move(samples: Sequence[Sample], predicted: Tensor | Prediction, *, clip: bo
 def _advance(samples: Sequence[Sample], predicted: Tensor | Prediction, *, clip: bool) -> State:
     walks = [_walk(sample) for sample in samples]
     x_t = torch.stack([walk.state.x_t for walk in walks])
-    log_snr = torch.stack([walk.log_snr for walk in walks]).to(x_t.device)
+    log_snr = torch.tensor([walk.log_snr for walk in walks], device=x_t.device)
     state = State(x_t, torch.stack([walk.state.previous for walk in walks]))
     coefficients = torch.stack([walk.coefficients for walk in walks]).to(x_t.device)
     return step(state, predicted, Step(log_snr, coefficients), WalkNoise(walks), clip=clip)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -40,27 +41,27 @@ _NOISE_BLOCK = 2**14
 its way holds a block."""
 
 
+_plan = lru_cache(maxsize=256)(sampling.plan)
+
+
 @dataclass(eq=False)
 class Noise:
-    """The noise of one sample in one stage: [steps, *shape], drawn in blocks of steps."""
+    """The noise of one sample in one stage: [draws, *shape], drawn in blocks, in their order."""
 
     seed: int
     sample: int
     stage: Stage
     shape: tuple[int, ...]
-    steps: int
+    draws: int
     device: str
     _block: Tensor | None = None
     _first: int = 0
 
     def at(self, step: int) -> Tensor:
         """Step 0 is the start; step k + 1 the noise of step k."""
-        if step == 0:
-            return self._draw(0, 1)[0]
         if self._block is None or not self._first <= step < self._first + len(self._block):
-            length = max(1, min(self.steps, _NOISE_BLOCK // math.prod(self.shape)))
-            self._first = step - (step - 1) % length
-            self._block = self._draw(self._first, length)
+            length = max(1, min(self.draws - step, _NOISE_BLOCK // math.prod(self.shape)))
+            self._first, self._block = step, self._draw(step, length)
         return self._block[step - self._first]
 
     def _draw(self, first: int, length: int) -> Tensor:
@@ -77,13 +78,11 @@ class Walk:
     plan: Plan
     noise: Noise
     state: State
-    noisy: bool
-    """Whether any step adds noise; a sampler that adds none needs none drawn."""
     step: int = 0
 
     @property
-    def log_snr(self) -> Tensor:
-        return self.plan.log_snr[self.step]
+    def log_snr(self) -> float:
+        return self.plan.levels[self.step]
 
     @property
     def coefficients(self) -> Tensor:
@@ -91,7 +90,9 @@ class Walk:
 
     @property
     def eps(self) -> Tensor:
-        return self.noise.at(self.step + 1) if self.noisy else torch.zeros_like(self.state.x_t)
+        """Of this step; nothing is drawn after the last that adds any."""
+        more = self.step + 1 < self.plan.draws
+        return self.noise.at(self.step + 1) if more else torch.zeros_like(self.state.x_t)
 
     @property
     def ended(self) -> bool:
@@ -198,7 +199,7 @@ class Sample:
         if self.stage != "base" or not isinstance(request, Generate) or self.walk is None:
             return False
         low, high = request.interval or (-math.inf, math.inf)
-        return request.guidance != 1 and low <= self.walk.log_snr.item() <= high
+        return request.guidance != 1 and low <= self.walk.log_snr <= high
 
     @property
     def rows(self) -> int:
@@ -211,17 +212,16 @@ def walk(
     """A trajectory at its start, x_1 ~ N(0, I), of `frames` where not of the model's own."""
     config = model.unified.config
     if stage is Stage.BASE:
-        plan = sampling.plan(config.latent_schedule, how.steps, how.sampler, to_mean=False)
+        plan = _plan(config.latent_schedule, how.steps, how.sampler, to_mean=False)
         shape = config.latent_shape
     else:
-        plan = sampling.plan(config.image_schedule, how.steps, how.sampler, to_mean=True)
+        plan = _plan(config.image_schedule, how.steps, how.sampler, to_mean=True)
         shape = config.image_shape
         if frames is not None:
             shape = (shape[0], frames, *shape[2:])
-    drawn = Noise(seed, sample, stage, shape, how.steps, model.device)
+    drawn = Noise(seed, sample, stage, shape, plan.draws, model.device)
     start = drawn.at(0)
-    noisy = bool(plan.coefficients[:, 3].any())
-    return Walk(plan, drawn, State(start, torch.zeros_like(start)), noisy)
+    return Walk(plan, drawn, State(start, torch.zeros_like(start)))
 
 
 def tensor(array: Array, device: str) -> Tensor:

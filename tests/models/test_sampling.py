@@ -81,6 +81,18 @@ def test_plan_runs_from_pure_noise_and_never_evaluates_the_clean_end(name: Sampl
     assert got.coefficients.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("name", "to_mean", "draws"),
+    [("ancestral", False, 6), ("ancestral", True, 5), ("ddim", True, 1), ("dpmpp-2m", False, 1)],
+)
+def test_no_noise_is_drawn_that_no_step_adds(name: SamplerName, to_mean: bool, draws: int) -> None:
+    """The start, and a step's: none for the last where that gives the mean."""
+    plan_ = plan(_LATENT, 5, name, to_mean=to_mean)
+    assert plan_.draws == draws
+    assert not plan_.coefficients[draws - 1 :, 3].any()
+    assert torch.tensor(plan_.levels).equal(plan_.log_snr)
+
+
 @pytest.mark.parametrize("steps", [0, -3])
 def test_no_steps_are_refused(steps: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):

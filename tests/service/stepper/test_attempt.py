@@ -19,7 +19,9 @@ ALLOCATOR = "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allo
 def samples(*requests: int, look: bool = False) -> list[Any]:
     made = []
     for number in requests:
-        job = SimpleNamespace(request=SimpleNamespace(id=number))
+        job = SimpleNamespace(
+            request=SimpleNamespace(id=number), model=SimpleNamespace(graphs=None)
+        )
         made.append(SimpleNamespace(job=job, stage="decode", rows=1, look=look))
     return made
 
