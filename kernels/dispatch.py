@@ -115,7 +115,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """`kernels.gelu.gelu`; on CUDA torch's own, which is one launch."""
+    """`kernels.gelu.gelu`; torch's own, which is one launch, where kernels are fused."""
     return F.gelu(x, approximate="tanh") if fuses(x) else plain_gelu.gelu(x)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,6 +48,11 @@ def _check_compiled(folder: Path, device: str) -> None:
         raise typer.BadParameter(f"UL_COMPILED: is for UL_DEVICE=cpu, not {device}")
     if not packages(folder):
         raise typer.BadParameter(_NOTHING_COMPILED.format(folder=folder))
+
+
+def end_in_order() -> None:
+    """From now on SIGTERM ends this process as an exception would, with all that it started."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def key_ring(settings: Settings) -> KeyRing:
@@ -116,6 +122,7 @@ def compile_networks(
     rounds: Annotated[int, typer.Option(min=3, help="Pairs of runs that decide.")] = 5,
 ) -> None:
     """Make libraries of a model's networks with the C++ compiler of this machine, for its CPU."""
+    end_in_order()
     settings = read_settings()
     (folder,) = (_models([model] if model else None) or settings.served).values()
     target = into or settings.compiled or settings.home / "compiled"
@@ -160,6 +167,7 @@ def bench(
     ] = None,
 ) -> None:
     """Time the base model against a DiT, the service against the bare loop, strict against fast."""
+    end_in_order()
     name, folder = parse_model(model) if model else next(iter(Settings().served.items()))
     if against is None:
         from unified_latents.service.bench import report
@@ -185,6 +193,7 @@ def bench_serve(
     out: Annotated[Path | None, typer.Option(help="Where to write every row as JSON.")] = None,
 ) -> None:
     """Load the service beside a lock, LitServe and Ray Serve, on the same weights."""
+    end_in_order()
     from unified_latents.service.bench.serving import report
     from unified_latents.service.bench.serving.contenders import Subject
 
@@ -201,6 +210,7 @@ def bench_overload(
     steps: Annotated[int, typer.Option(min=1, help="Steps of each stage.")] = 20,
 ) -> None:
     """Ask three times what the service can do, and see what becomes of it."""
+    end_in_order()
     from unified_latents.service.bench.serving import overload, report
     from unified_latents.service.bench.serving.contenders import Subject
 
@@ -218,6 +228,7 @@ def bench_jobs(
     ] = "machine",
 ) -> None:
     """Measure what the queue, the worker and the stores add to a job, and a long queue."""
+    end_in_order()
     from unified_latents.service.bench.jobs import report
 
     plan = report.Plan(jobs, idle, seconds, store)
@@ -232,6 +243,7 @@ def bench_clips(
     steps: Annotated[int, typer.Option(min=1, help="Of the decoder.")] = 10,
 ) -> None:
     """Decode longer and longer clips of moving sprites, and see what the engine holds."""
+    end_in_order()
     from unified_latents.service.bench import clips
 
     lengths = frames or [16, 64, 256]

@@ -89,13 +89,15 @@ def tune(
     from unified_latents.kernels.proof.tune import fastest, times, trials
 
     card = torch.cuda.get_device_name()
-    choices = tuned.read(card)
+    fresh = {}
     for trial in trials("cuda"):
         if only in trial.name and (found := times(trial, timed)):
-            choices[trial.name] = fastest(found)
+            fresh[trial.name] = fastest(found)
             shown = ", ".join(f"{each} {ms:.3f} ms" for each, ms in found.items())
             typer.echo(f"{trial.name}: {shown}")
-    typer.echo(f"written: {tuned.write(card, choices)}")
+    if not fresh:
+        raise typer.BadParameter(f"no kernel with {only!r} in its name ran", param_hint="--only")
+    typer.echo(f"written: {tuned.write(card, tuned.read(card) | fresh)}")
 
 
 def _needs_cuda(name: str) -> None:

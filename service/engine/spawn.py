@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -117,11 +116,7 @@ def packages(folder: Path | None) -> tuple[Path, ...]:
 
 
 def compile_ahead(checkpoint: str, into: Path, rounds: int, threads: int) -> int:
-    """`stepper.compile` in a process like an engine's; its status. Nothing is left in caches.
-
-    Call it from the main thread: from now on SIGTERM ends this process in order.
-    """
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    """`stepper.compile` in a process like an engine's; its status. Nothing is left in caches."""
     with tempfile.TemporaryDirectory() as scratch:
         variables = environment(EngineOptions((), threads=threads))
         return subprocess.run(

@@ -21,6 +21,8 @@ class GraphCounts(msgspec.Struct):
     """Rows in those that nobody asked for."""
     not_recordable: int = 0
     """Launched kernel by kernel, because recording had failed."""
+    recorded: int = 0
+    """New ones: a pass with one among them took longer than the next will."""
 
 
 class Tick(msgspec.Struct, tag="tick", frozen=True):

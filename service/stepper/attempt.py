@@ -42,8 +42,9 @@ class Report:
 
     @property
     def clean(self) -> bool:
-        """Whether the batch went through in one piece."""
-        return not (self.failed or self.out_of_memory or self.bisected)
+        """Whether the batch went through in one piece, and took what it will take again."""
+        once = self.graphs.recorded
+        return not (self.failed or self.out_of_memory or self.bisected or once)
 
 
 def attempt(batch: Sequence[Sample]) -> Report:

@@ -6,6 +6,7 @@ import ctypes
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor
 
@@ -74,7 +75,7 @@ def load(
     compiled = library.match(loaded.unified, loaded.base) if library else {}
     card = _card(wanted.name, loaded, report, compiled)
     give_back()
-    recordings = Graphs(CudaRecord(device)) if graphs else None
+    recordings = Graphs(partial(CudaRecord, device)) if graphs else None
     return Model(loaded.unified, loaded.base, card, device, compiled, recordings)
 
 

@@ -25,6 +25,7 @@ from unified_latents.models.base import BaseModel
 from unified_latents.models.manifest import file_digest
 from unified_latents.models.unified import UnifiedLatents
 from unified_latents.service.engine.spawn import PACKAGE
+from unified_latents.service.stepper.numerics import code, in_blocks
 
 NetworkName = Literal["encode", "base", "decode"]
 """The stage that evaluates it."""
@@ -131,16 +132,9 @@ def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         json.dumps(dict(BLOCKS)),
         str(torch.__version__),
         str(torch.get_num_threads()),
-        *_code(),
+        code(kernels, models),
     ]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
-
-
-def _code() -> list[str]:
-    """Digests of the modules that say what a network computes."""
-    reference, networks = (Path(package.__path__[0]) for package in (kernels, models))
-    sources = [*reference.glob("*.py"), *networks.rglob("*.py")]
-    return [file_digest(path) for path in sorted(sources)]
 
 
 class Compiled:
@@ -159,13 +153,7 @@ class Compiled:
 
     def __call__(self, *inputs: Tensor, strict: bool = False) -> Tensor:
         """Rows in, rows out."""
-        if not strict:
-            return self._run(inputs)
-        n, size = len(inputs[0]), self._block
-        spare = torch.arange(n + -n % size).clamp(max=n - 1)
-        padded = inputs if n % size == 0 else tuple(each[spare] for each in inputs)
-        parts = zip(*(each.split(size) for each in padded), strict=True)
-        return torch.cat([self._run(part) for part in parts])[:n]
+        return in_blocks(self._run, inputs, self._block) if strict else self._run(inputs)
 
     def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
         made: Tensor = self._runner.run([each.contiguous() for each in inputs])[0]

@@ -59,6 +59,8 @@ class Noise:
 
     def at(self, step: int) -> Tensor:
         """Step 0 is the start; step k + 1 the noise of step k."""
+        if step == 0:
+            return self._draw(0, 1)[0]
         if self._block is None or not self._first <= step < self._first + len(self._block):
             length = max(1, min(self.draws - step, _NOISE_BLOCK // math.prod(self.shape)))
             self._first, self._block = step, self._draw(step, length)

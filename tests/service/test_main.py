@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +77,19 @@ def test_compiling_is_left_to_a_process_like_an_engines(
     assert (done.exit_code, failed.exit_code) == (0, 1)
     assert f"UL_COMPILED={tmp_path}" in done.stdout
     assert "UL_COMPILED" not in failed.stdout
+
+
+def test_sigterm_ends_what_a_bench_has_started() -> None:
+    """As an exception does: whatever stands in a `finally` or a `with` is done."""
+    code = (
+        "import time; from unified_latents.service.__main__ import end_in_order; end_in_order()\n"
+        "try: print('started', flush=True); time.sleep(60)\n"
+        "finally: print('ended', flush=True)"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "started\n"
+        child.terminate()
+        assert child.stdout.read() == "ended\n"
+    assert child.returncode == 128 + signal.SIGTERM

@@ -16,7 +16,7 @@ def test_the_report_has_every_ratio(tiny: Path, monkeypatch: pytest.MonkeyPatch)
     lines = text.splitlines()
     for start, times in (
         ("diffusers DiT / base model", 1),
-        ("service / bare loop", 2),
+        ("service / bare loop", 4),
         ("/healthz under", 1),
         ("ready ", 1),
     ):

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from unified_latents.kernels.gelu import gelu
+from unified_latents.models import checkpoint
+from unified_latents.service.stepper.compiled import networks
 from unified_latents.service.stepper.numerics import arithmetic, numerics_id
 
 
@@ -43,6 +47,41 @@ def test_strict_rows_equal_single_rows_bit_for_bit() -> None:
         together = layer(x)
     alone = torch.cat([layer(row).detach() for row in x.split(1)])
     assert torch.equal(together, alone)
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    """They divide a tensor of more than 32 768 elements at places that lie within a row."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("function", [F.silu, torch.sigmoid, gelu])
+@pytest.mark.parametrize("shape", [(16, 640), (3, 999)])
+def test_strict_exponentials_do_not_depend_on_threads(
+    function: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...], four_threads: None
+) -> None:
+    x = 3 * torch.randn(32, *shape, generator=torch.Generator().manual_seed(0))
+    with arithmetic(strict=True):
+        alone = torch.cat([function(row) for row in x.split(1)])
+        for n in range(1, 33):
+            assert torch.equal(function(x[:n]), alone[:n]), n
+
+
+@torch.inference_mode()
+def test_strict_networks_on_four_threads(four_threads: None) -> None:
+    """Networks as wide as those that are served."""
+    loaded = checkpoint.load("fashion")
+    for name, network in networks(loaded.unified, loaded.base, 8).items():
+        with arithmetic(strict=True):
+            parts = [
+                network.module(*(each[i : i + 1] for each in network.inputs)) for i in range(8)
+            ]
+            for n in (3, 8):
+                made = network.module(*(each[:n] for each in network.inputs))
+                assert torch.equal(made, torch.cat(parts[:n])), (name, n)
 
 
 @pytest.mark.parametrize("width", [32, 192])
