@@ -23,8 +23,8 @@ from unified_latents.models.sampling import Denoiser, NoiseKeys, Prediction, Sta
 from unified_latents.service.bench.rival import Rival, flops
 from unified_latents.service.engine.messages import Checkpoint
 from unified_latents.service.stepper.catalogue import Model, load
-from unified_latents.service.stepper.compiled import NetworkName, networks
-from unified_latents.service.stepper.numerics import arithmetic
+from unified_latents.service.stepper.networks.compiled import NetworkName, networks
+from unified_latents.service.stepper.networks.numerics import arithmetic
 
 
 def within(strict: bool, denoise: Denoiser) -> Denoiser:

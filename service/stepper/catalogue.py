@@ -23,8 +23,8 @@ from unified_latents.service.engine.messages import (
     Preprocessing,
     Trajectory,
 )
-from unified_latents.service.stepper.compiled import Compiled, Library, NetworkName
-from unified_latents.service.stepper.graphs import CudaRecord, Graphs, launch
+from unified_latents.service.stepper.networks.compiled import Compiled, Library, NetworkName
+from unified_latents.service.stepper.networks.graphs import CudaRecord, Graphs, launch
 
 
 @dataclass(frozen=True)

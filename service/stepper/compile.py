@@ -31,7 +31,7 @@ from unified_latents.kernels import inductor
 from unified_latents.models import checkpoint
 from unified_latents.models.manifest import CheckpointError
 from unified_latents.service.engine.spawn import PACKAGE
-from unified_latents.service.stepper.compiled import (
+from unified_latents.service.stepper.networks.compiled import (
     Network,
     NetworkName,
     Package,
@@ -43,7 +43,7 @@ from unified_latents.service.stepper.compiled import (
     networks,
     read,
 )
-from unified_latents.service.stepper.numerics import arithmetic
+from unified_latents.service.stepper.networks.numerics import arithmetic
 from unified_latents.service.stepper.process import die_with_parent
 
 ROWS = (1, 4, 16, 32)

@@ -17,7 +17,8 @@ from unified_latents.service.engine.messages import (
     Request,
     Trajectory,
 )
-from unified_latents.service.stepper.work import Sample, noised, walk
+from unified_latents.service.stepper.walk import walk
+from unified_latents.service.stepper.work import Sample, noised
 
 _GLANCE = Trajectory(1, "ddim")
 

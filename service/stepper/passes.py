@@ -20,7 +20,8 @@ from unified_latents.models.sampling import NoiseKeys, Prediction, Stage, State,
 from unified_latents.service.engine.forecast import RATE_ROWS
 from unified_latents.service.engine.messages import Encode, Generate
 from unified_latents.service.engine.telemetry import StageName
-from unified_latents.service.stepper.work import Sample, Walk, WalkNoise, noised
+from unified_latents.service.stepper.walk import Walk, WalkNoise
+from unified_latents.service.stepper.work import Sample, noised
 
 _STEP_ROWS = 8
 

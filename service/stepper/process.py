@@ -38,10 +38,10 @@ from unified_latents.service.engine.protocol import (
     Pong,
 )
 from unified_latents.service.stepper.catalogue import Model, give_back, load
-from unified_latents.service.stepper.compiled import Library
 from unified_latents.service.stepper.costs import CostModel
 from unified_latents.service.stepper.loop import Loop
-from unified_latents.service.stepper.numerics import numerics_id
+from unified_latents.service.stepper.networks.compiled import Library
+from unified_latents.service.stepper.networks.numerics import numerics_id
 from unified_latents.service.stepper.swap import Loader, Swap
 
 _PR_SET_PDEATHSIG = 1

@@ -13,7 +13,8 @@ from unified_latents.service.engine.messages import (
 )
 from unified_latents.service.engine.snapshots import fingerprint, fits, seal
 from unified_latents.service.stepper.answer import array
-from unified_latents.service.stepper.work import Job, Sample, tensor, walk
+from unified_latents.service.stepper.walk import walk
+from unified_latents.service.stepper.work import Job, Sample, tensor
 
 
 def due(job: Job) -> bool:

@@ -25,7 +25,7 @@ from unified_latents.models.sampling import Denoiser, NoiseKeys, Stage, guide, p
 from unified_latents.service.engine.messages import Checkpoint
 from unified_latents.service.engine.spawn import packages
 from unified_latents.service.stepper.catalogue import load
-from unified_latents.service.stepper.compiled import Library
+from unified_latents.service.stepper.networks.compiled import Library
 
 Body = dict[str, Any]
 

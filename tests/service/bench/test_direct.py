@@ -15,8 +15,8 @@ from unified_latents.service.engine.messages import (
 )
 from unified_latents.service.engine.protocol import Message
 from unified_latents.service.stepper.catalogue import Model, load
-from unified_latents.service.stepper.compiled import NetworkName
 from unified_latents.service.stepper.loop import Loop
+from unified_latents.service.stepper.networks.compiled import NetworkName
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,12 @@ from torch._inductor.exc import InvalidCxxCompiler
 from unified_latents.models import checkpoint
 from unified_latents.service.stepper import compile as command
 from unified_latents.service.stepper.compile import Line, contest, make, same_bits, sweep
-from unified_latents.service.stepper.compiled import Network, PackageError, Purpose, networks
+from unified_latents.service.stepper.networks.compiled import (
+    Network,
+    PackageError,
+    Purpose,
+    networks,
+)
 
 
 @pytest.fixture(params=["encode", "base", "decode"])

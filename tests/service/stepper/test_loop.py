@@ -32,7 +32,7 @@ from unified_latents.service.engine.telemetry import Tick
 from unified_latents.service.stepper import passes
 from unified_latents.service.stepper.catalogue import Model, load
 from unified_latents.service.stepper.loop import Loop
-from unified_latents.service.stepper.numerics import arithmetic
+from unified_latents.service.stepper.networks.numerics import arithmetic
 from unified_latents.service.stepper.work import Sample
 
 HOW = Trajectory(4, "ancestral")

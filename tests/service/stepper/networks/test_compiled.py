@@ -21,10 +21,10 @@ from tests.service.test_server_bytes import crowds, deaths, numbers
 from unified_latents.models import checkpoint
 from unified_latents.service.engine.messages import Checkpoint
 from unified_latents.service.engine.spawn import PACKAGE, EngineOptions
-from unified_latents.service.stepper import compiled as module
 from unified_latents.service.stepper.catalogue import load
 from unified_latents.service.stepper.compile import build, describe, purpose
-from unified_latents.service.stepper.compiled import (
+from unified_latents.service.stepper.networks import compiled as module
+from unified_latents.service.stepper.networks.compiled import (
     Compiled,
     Library,
     Network,

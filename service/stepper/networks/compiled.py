@@ -25,7 +25,7 @@ from unified_latents.models.base import BaseModel
 from unified_latents.models.manifest import file_digest
 from unified_latents.models.unified import UnifiedLatents
 from unified_latents.service.engine.spawn import PACKAGE
-from unified_latents.service.stepper.numerics import code, in_blocks
+from unified_latents.service.stepper.networks.numerics import code, in_blocks
 
 NetworkName = Literal["encode", "base", "decode"]
 """The stage that evaluates it."""

@@ -11,8 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 from unified_latents.kernels.gelu import gelu
 from unified_latents.models import checkpoint
-from unified_latents.service.stepper.compiled import networks
-from unified_latents.service.stepper.numerics import arithmetic, numerics_id
+from unified_latents.service.stepper.networks.compiled import networks
+from unified_latents.service.stepper.networks.numerics import arithmetic, numerics_id
 
 
 class Batches(TorchFunctionMode):

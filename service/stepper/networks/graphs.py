@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from unified_latents.service.engine.telemetry import GraphCounts
-from unified_latents.service.stepper.numerics import CUDA_BLOCK, arithmetic, in_blocks
+from unified_latents.service.stepper.networks.numerics import CUDA_BLOCK, arithmetic, in_blocks
 
 _AGREES = 1e-3
 

@@ -22,8 +22,8 @@ from unified_latents.service.engine.protocol import Message
 from unified_latents.service.engine.spawn import EngineOptions
 from unified_latents.service.engine.telemetry import GraphCounts, Tick
 from unified_latents.service.stepper.catalogue import Model, load
-from unified_latents.service.stepper.compiled import networks
-from unified_latents.service.stepper.graphs import (
+from unified_latents.service.stepper.networks.compiled import networks
+from unified_latents.service.stepper.networks.graphs import (
     Graphs,
     Record,
     Recorded,
@@ -31,7 +31,7 @@ from unified_latents.service.stepper.graphs import (
     bucket,
     launch,
 )
-from unified_latents.service.stepper.numerics import CUDA_BLOCK
+from unified_latents.service.stepper.networks.numerics import CUDA_BLOCK
 from unified_latents.service.stepper.process import recorded
 
 CROWD: tuple[Request, ...] = (generate(1, n=3), generate(2, seed=9, guidance=1.0), encode(3))

@@ -1,0 +1,1 @@
+"""How a network is evaluated: as it is, recorded on CUDA, or compiled ahead of time."""
