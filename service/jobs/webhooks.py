@@ -3,7 +3,8 @@
 A job with a webhook is in a set from before it is queued until its delivery is queued, so that no
 death loses one; whoever sees a job end looks into that set, and so does everybody now and then.
 Deliveries are jobs of a queue of their own and are tried again until they are answered with 2xx.
-A receiver may see one twice, with the same `webhook-id`.
+An end may be seen by two: a delivery that is over is remembered for a while, so that it is queued
+once. A receiver may see one twice, with the same `webhook-id`, when a process dies delivering.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ _GONE = 410
 """The receiver wants no more of this (Standard Webhooks)."""
 _MOST = 2048
 """Bytes of an answer that are read."""
+_REMEMBERED = {"age": 3600, "count": 10_000}
+"""Seconds for which the store knows a delivery that is over, and how many of them at most."""
 
 log = logging.getLogger(__name__)
 
@@ -137,8 +140,8 @@ class Webhooks:
             "jobId": f"{job.id}-{round(finished * 1000)}",
             "attempts": self._policy.attempts,
             "backoff": {"type": "exponential", "delay": int(self._policy.backoff * 1000)},
-            "removeOnComplete": True,
-            "removeOnFail": True,
+            "removeOnComplete": _REMEMBERED,
+            "removeOnFail": _REMEMBERED,
         }
         await self._queue.add("delivery", {"job": job.id}, options)
         await self._jobs.hooks.drop(job.id)

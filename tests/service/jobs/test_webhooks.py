@@ -206,6 +206,30 @@ def test_a_job_asked_for_again_is_told_of_once(
     assert len(receiver.got) == 1
 
 
+@pytest.mark.parametrize(("status", "state"), [(204, "delivered"), (410, "failed")])
+def test_an_end_that_two_saw_is_told_once(
+    desk: Callable[..., Desk],
+    run: Callable[..., None],
+    receiver: Receiver,
+    status: int,
+    state: str,
+) -> None:
+    """The second one queues the delivery when the first one's is over already."""
+    receiver.statuses = [status]
+    here = desk(**TERMS)
+
+    async def body() -> None:
+        async with here.open():
+            job = await told(here, await here.submit("a", webhook=receiver.url))
+            await here.jobs._webhooks.ended(job.id)
+            other = await told(here, await here.submit("b", webhook=receiver.url))
+            assert other.webhook is not None
+            assert other.webhook.state == state
+
+    run(body)
+    assert len(receiver.got) == 2
+
+
 def test_the_standards_own_example() -> None:
     """Signed by the reference implementation with the same secret, id, time and body."""
     body = b'{"test": 2432232314}'
