@@ -177,8 +177,11 @@ def of(request: Request) -> Service:
     return service
 
 
-def check_key(request: Request) -> None:
-    """Runs before every route: who calls, and whether they may."""
+async def check_key(request: Request) -> None:
+    """Runs before every route: who calls, and whether they may.
+
+    A coroutine, though it waits for nothing: FastAPI hands a function to a thread.
+    """
     scope = needed(request.scope.get("route"))
     authorization = request.headers.get("authorization")
     request.state.caller = of(request).guard.check(authorization, scope)
