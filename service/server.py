@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -124,7 +125,10 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Say where, once the ports are bound: they may have been 0."""
+        """Say where, once the ports are bound: they may have been 0.
+
+        What stands by then is left out of collections: a whole one would stop the event loop.
+        """
         if not await self._start_rpc():
             self.should_exit = True
             return
@@ -136,6 +140,7 @@ class Server(uvicorn.Server):
                 host, port = listener.getsockname()[:2]
                 host = f"[{host}]" if ":" in host else host
                 log.info("listening on http://%s:%d (docs: /docs)", host, port)
+        gc.freeze()
 
     async def _start_rpc(self) -> bool:
         """Before HTTP, whose start brings up the engine: a taken port is found out first."""

@@ -150,7 +150,11 @@ def main(descriptor: int) -> int:
 
 
 def serve(pipe: Pipe, hello: Hello) -> int:
-    """Load, say so, and step for as long as there is a parent; 1 where the models do not load."""
+    """Load, say so, and step for as long as there is a parent; 1 where the models do not load.
+
+    Modules and what they made are left out of collections, which come between two passes.
+    """
+    gc.freeze()
     try:
         library = Library(hello.compiled)
         loading = partial(load, device=hello.device, library=library, graphs=recorded(hello))
