@@ -1,8 +1,8 @@
 """`ul-serve bench-overload`: three times what the service can do, for a minute, with a deadline.
 
 What was admitted must keep its deadline; the rest must be refused at once, with the time to come
-back; and nothing may grow. Half as long of the same comes first: until an engine has met every
-number of rows, it grows by what oneDNN keeps for each, a third of a MB.
+back; and nothing may grow. Before that, the engine meets every number of rows, for each of which
+oneDNN keeps a third of a MB, and then half as long of the same load.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Self
 from unified_latents.service.bench.live import buckets, quantile
 from unified_latents.service.bench.serving.contenders import HOST, Live, Subject, contender
 from unified_latents.service.bench.serving.load import arrivals, closed, opened
-from unified_latents.service.bench.serving.tasks import Task, homogeneous
+from unified_latents.service.bench.serving.tasks import Task, homogeneous, widths
+from unified_latents.service.settings import Settings
 
 FACTOR = 3.0
 CLIENTS = 16
@@ -83,6 +84,7 @@ def _between(before: str, after: str, route: str, outcome: str) -> dict[float, f
 def run(subject: Subject, seconds: float, steps: int, say: Callable[[str], None]) -> None:
     """Measure the capacity, exceed it, and say what came of it."""
     with contender("ours", subject) as live:
+        closed(live.send, widths(Settings.model_fields["max_rows"].default), 1)
         closed(live.send, homogeneous(CLIENTS, steps), CLIENTS)
         capacity = closed(live.send, homogeneous(3 * CLIENTS, steps), CLIENTS).throughput
         rate = FACTOR * capacity

@@ -76,6 +76,11 @@ def homogeneous(count: int, steps: int) -> list[Task]:
     return [Task("generate", i, i % 10, 1, steps, steps, GUIDANCE) for i in range(count)]
 
 
+def widths(most: int) -> list[Task]:
+    """One after the other, they make passes of every number of rows up to `most`."""
+    return [Task("generate", n, n % 10, n) for n in range(1, most + 1)]
+
+
 def heterogeneous(count: int, seed: int, classes: int = 10) -> list[Task]:
     """What people send: 10 to 100 steps, half of them guided, one to four images, encodes."""
     draw = random.Random(seed)

@@ -9,6 +9,7 @@ from unified_latents.service.bench.serving.tasks import (
     Task,
     heterogeneous,
     homogeneous,
+    widths,
 )
 from unified_latents.service.http.schemas import GenerateRequest
 
@@ -33,8 +34,12 @@ def test_the_rows_of_a_request_count_guidance_twice() -> None:
     assert Task("encode", 0).row_steps == 1
 
 
+def test_every_width_is_met_once() -> None:
+    assert [task.row_steps for task in widths(3)] == [2, 4, 6]
+
+
 def test_the_service_takes_its_bodies() -> None:
-    for task in [*homogeneous(3, 4), *heterogeneous(20, 0)]:
+    for task in [*homogeneous(3, 4), *heterogeneous(20, 0), *widths(32)]:
         body = GenerateRequest.model_validate(task.generation(strict=True))
         assert (body.n, body.seed, body.steps.base) == (task.n, task.seed, task.base_steps)
 
