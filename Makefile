@@ -41,12 +41,14 @@ help:
 venv: $(READY)
 
 # setuptools first, from the lock too: the build then needs no unpinned environment of its own.
+# pip compiles with one core what is 19 000 modules, a few of them templates that nothing imports.
 $(READY): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed: make PYTHON=…' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock setuptools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock \
-		--no-build-isolation -e '.[train,serve,dev]'
+		--no-compile --no-build-isolation -e '.[train,serve,dev]'
+	-@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1
 	@touch $@
 
 serve: $(READY)

@@ -21,9 +21,10 @@ FILES += [ROOT / "tests/kernels/proof" / name for name in ("test_contenders.py",
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_interpreted(file: Path) -> None:
-    command = [sys.executable, "-P", "-m", "pytest", "-q", str(file.relative_to(ROOT))]
+@pytest.mark.timeout(900)
+def test_interpreted() -> None:
+    files = [str(file.relative_to(ROOT)) for file in FILES]
+    command = [sys.executable, "-P", "-m", "pytest", "-q", *files]
     command += ["-o", "addopts=--import-mode=importlib --strict-markers --strict-config"]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(
