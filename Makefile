@@ -48,7 +48,7 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock setuptools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock \
 		--no-compile --no-build-isolation -e '.[train,serve,dev]'
-	-@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $@
 
 serve: $(READY)

@@ -264,6 +264,7 @@ class Metrics:
         graphs = tick.graphs
         if graphs.replays:
             self.graph_replays.labels(tick.stage).inc(graphs.replays)
+        if graphs.padding_rows:
             self.row_steps.labels(tick.stage, "padding").inc(graphs.padding_rows)
         if graphs.not_recordable:
             self.graph_fallbacks.labels(tick.stage, "not_recordable").inc(graphs.not_recordable)

@@ -18,7 +18,7 @@ class GraphCounts(msgspec.Struct):
     replays: int = 0
     """Of what had been recorded."""
     padding_rows: int = 0
-    """Rows in those that nobody asked for."""
+    """Rows that nobody asked for, replayed or launched."""
     not_recordable: int = 0
     """Launched kernel by kernel, because recording had failed."""
     recorded: int = 0

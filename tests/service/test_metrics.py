@@ -49,6 +49,14 @@ def test_a_tick_is_counted_by_stage_and_kind() -> None:
     assert value("ul_inflight_rows", stage) == 7
 
 
+def test_padding_is_counted_where_nothing_is_replayed() -> None:
+    metrics, graphs = Metrics(), GraphCounts(padding_rows=5)
+    metrics.on_tick(Tick("base", 3, 3, 0, 0.01, {}, 0, {}, {}, drain=0.0, graphs=graphs))
+    value = metrics.registry.get_sample_value
+    assert value("ul_denoise_row_steps_total", {"stage": "base", "kind": "padding"}) == 5
+    assert value("ul_graph_replays_total", {"stage": "base"}) is None
+
+
 def test_passes_through_the_reference_on_a_gpu_are_counted() -> None:
     metrics, tick = Metrics(), Tick("decode", 1, 1, 0, 0.01, {}, 0, {}, {})
     ready = Ready(1, (), "triton 3.7.1", "s", "f", "2", "cuda")
