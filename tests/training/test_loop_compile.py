@@ -57,10 +57,8 @@ def test_a_compiled_run_resumes_exactly_and_is_near_the_eager_one(
     training = replace(
         stage1.training, steps=6, log_every=2, grid_every=4, optimiser=Optimiser(warmup=0)
     )
-    model = replace(  # the smallest: a compiler takes a second for each of its loops
-        stage1.model,
-        encoder=EncoderConfig((8,), (1,), (4, 4), ()),
-    )
+    # The smallest: a compiler takes a second for each of its loops.
+    model = replace(stage1.model, encoder=EncoderConfig((8,), (1,), (4, 4), ()))
     recipe = replace(stage1, model=model, training=replace(training, compile=True))
     arguments = (msgspec.json.encode(recipe).decode(), str(pictures_folder), str(tmp_path))
     child = subprocess.run(

@@ -2,7 +2,7 @@
 
 What was admitted must keep its deadline; the rest must be refused at once, with the time to come
 back; and nothing may grow. Before that, the engine meets every number of rows, for each of which
-oneDNN keeps a third of a MB, and then half as long of the same load.
+oneDNN keeps something, and then half as long of the same load.
 """
 
 from __future__ import annotations

@@ -35,8 +35,11 @@ _COVER = [
     (257, 96, 1, _BF16, _FREE, True),
     (257, 128, 1, _F16, _MASKED, False),
 ]
-# The interpreter takes half a minute for it.
-_LONG = [(1000, 32, 1, _F32, _FREE, True)]
+# The interpreter takes half a minute for one of these.
+_LONG = [
+    (1000, 32, 1, _F32, _FREE, True),
+    (1000, 64, 1, _BF16, _MASKED, False),
+]
 _GRIDS = {1: (1, 1), 63: (3, 3, 7), 257: (257,), 1000: (10, 10, 10)}
 _TOKENS = {1: 5, 63: 77, 257: 1, 1000: 33}
 

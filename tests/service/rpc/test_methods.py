@@ -208,7 +208,7 @@ def test_a_deadline_is_the_requests(bench: Any, fake: FakeEngine) -> None:
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     [sent] = fake.requests
     assert sent.timeout is not None
-    assert 0 < sent.timeout <= 0.31  # on its way gRPC rounds a timeout up, to a hundredth at most
+    assert 0 < sent.timeout <= 0.301  # gRPC's deadlines are whole milliseconds, rounded up
 
 
 def test_a_deadline_that_cannot_be_kept_is_refused_at_once(
